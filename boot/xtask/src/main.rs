@@ -1,0 +1,2 @@
+//! Entry point for build, run, test and ci.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Xen-style command line: text in, typed options and complaints out.

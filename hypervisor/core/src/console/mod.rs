@@ -1,0 +1,1 @@
+//! Console ring, guest consoles, debug keys.

@@ -1,0 +1,1 @@
+//! Builds the direct-mapped PVH dom0.

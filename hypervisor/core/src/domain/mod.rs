@@ -1,0 +1,1 @@
+//! Domain table, life cycle, vCPUs.

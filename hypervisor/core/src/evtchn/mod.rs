@@ -1,0 +1,1 @@
+//! Event channels: ports, bindings, 2-level and FIFO formats.

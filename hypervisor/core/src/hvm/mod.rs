@@ -1,0 +1,5 @@
+//! Exit policy, event injection, local APIC, IO-APIC, port and MMIO routing.
+
+pub mod backend;
+pub mod vioapic;
+pub mod vlapic;

@@ -1,0 +1,1 @@
+//! Virtual local APIC: xAPIC and x2APIC.

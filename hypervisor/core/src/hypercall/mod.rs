@@ -1,0 +1,1 @@
+//! Hypercall tables, arguments, continuations.

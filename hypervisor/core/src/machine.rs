@@ -1,0 +1,79 @@
+//! The seams between decisions and hardware.
+//!
+//! `radon-x86` implements them on the metal, [`crate::testing`] on the host.
+//! All are used through generics, so a call on a hot path is a direct call.
+
+use xen_abi::{Maddr, Mfn, Ns, PcpuId};
+
+/// Access to the contents of physical frames.
+///
+/// Guest frames can change under our hands at any time, so there are no
+/// references into them: only atomic words and copies.  The caller holds a
+/// reference on every frame that it names.  Words are naturally aligned
+/// (implementations may panic otherwise); copies may have any alignment and
+/// may cross frame boundaries of machine-contiguous memory.
+/// Loads are `Acquire`, stores `Release`, read-modify-writes `AcqRel` or stronger.
+pub trait FrameMem {
+    /// Loads a byte.
+    fn load8(&self, at: Maddr) -> u8;
+    /// Stores a byte.
+    fn store8(&self, at: Maddr, v: u8);
+    /// Atomically swaps a byte, returns the old value.
+    fn swap8(&self, at: Maddr, v: u8) -> u8;
+    /// Loads 32 bits.
+    fn load32(&self, at: Maddr) -> u32;
+    /// Stores 32 bits.
+    fn store32(&self, at: Maddr, v: u32);
+    /// Compare and exchange; `Ok(old)` when it was equal and replaced, `Err(seen)` otherwise.
+    fn cmpxchg32(&self, at: Maddr, old: u32, new: u32) -> Result<u32, u32>;
+    /// Atomic OR, returns the old value.
+    fn fetch_or32(&self, at: Maddr, v: u32) -> u32;
+    /// Atomic AND, returns the old value.
+    fn fetch_and32(&self, at: Maddr, v: u32) -> u32;
+    /// Loads 64 bits.
+    fn load64(&self, at: Maddr) -> u64;
+    /// Stores 64 bits.
+    fn store64(&self, at: Maddr, v: u64);
+    /// Compare and exchange; `Ok(old)` when it was equal and replaced, `Err(seen)` otherwise.
+    fn cmpxchg64(&self, at: Maddr, old: u64, new: u64) -> Result<u64, u64>;
+    /// Atomic OR, returns the old value.
+    fn fetch_or64(&self, at: Maddr, v: u64) -> u64;
+    /// Atomic AND, returns the old value.
+    fn fetch_and64(&self, at: Maddr, v: u64) -> u64;
+    /// Copies out of memory.
+    fn copy_from(&self, at: Maddr, to: &mut [u8]);
+    /// Copies into memory.
+    fn copy_to(&self, at: Maddr, from: &[u8]);
+    /// Fills a frame with zeros.
+    fn zero_frame(&self, mfn: Mfn);
+    /// Copies a whole frame.
+    fn copy_frame(&self, to: Mfn, from: Mfn);
+}
+
+/// The time base.
+pub trait Clock {
+    /// Nanoseconds since the hypervisor started; same on all CPUs, never goes back.
+    fn now(&self) -> Ns;
+    /// The raw time-stamp counter.
+    fn tsc(&self) -> u64;
+    /// Arms this CPU's one-shot timer; `None` disarms. A deadline in the past fires at once.
+    fn set_deadline(&self, deadline: Option<Ns>);
+}
+
+/// Physical CPUs as the rest of the hypervisor sees them.
+pub trait Cpus {
+    /// The CPU that runs this code.
+    fn this_cpu(&self) -> PcpuId;
+    /// Number of CPUs that are online; ids are `0..n`.
+    fn cpu_count(&self) -> u32;
+    /// Makes `cpu` leave its guest or its idle sleep and look at its work again.
+    fn kick(&self, cpu: PcpuId);
+}
+
+/// Where frames for the hypervisor's own structures come from (page tables, VMCS, bitmaps).
+pub trait FrameSource {
+    /// Allocates 2^`order` contiguous, zeroed, naturally aligned frames.
+    fn alloc_frames(&self, order: u8) -> Option<Mfn>;
+    /// Gives back what [`FrameSource::alloc_frames`] returned.
+    fn free_frames(&self, mfn: Mfn, order: u8);
+}

@@ -1,0 +1,1 @@
+//! Frame table and buddy allocator.

@@ -1,0 +1,1 @@
+//! System time, per-vCPU timers and time pages.

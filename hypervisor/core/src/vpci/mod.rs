@@ -1,0 +1,1 @@
+//! Config-space traps for dom0's MSI and MSI-X.

@@ -1,0 +1,9 @@
+//! Registers, MSRs, CPUID leaves, page-table bits, VMCS encodings and VMCB layout. Data only.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod cpuid;
+pub mod msr;
+pub mod paging;
+pub mod vmcb;
+pub mod vmcs;

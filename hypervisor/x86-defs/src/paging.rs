@@ -1,0 +1,1 @@
+//! Page-table entry bits: host, EPT and NPT.

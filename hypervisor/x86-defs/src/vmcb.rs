@@ -1,0 +1,1 @@
+//! The SVM control block (AMD APM volume 2, appendix B).

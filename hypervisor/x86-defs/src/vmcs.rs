@@ -1,0 +1,1 @@
+//! VMCS field encodings and control bits (Intel SDM volume 3, appendix B).

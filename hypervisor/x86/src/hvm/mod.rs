@@ -1,0 +1,4 @@
+//! Hardware virtualisation backends.
+
+pub mod svm;
+pub mod vmx;

@@ -1,0 +1,6 @@
+//! Every privileged instruction of the hypervisor.
+#![no_std]
+
+extern crate alloc;
+
+pub mod hvm;
