@@ -5,7 +5,6 @@ macro_rules! errnos {
         /// One of Xen's error numbers.
         #[derive(Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(i32)]
-        #[expect(clippy::upper_case_acronyms, reason = "the names of errno.h")]
         pub enum Errno { $($(#[$doc])* $name = $val,)* }
 
         impl core::fmt::Debug for Errno {

@@ -9,6 +9,9 @@ macro_rules! newtype {
     ($(#[$doc:meta])* $name:ident($inner:ty), $fmt:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[derive(
+            zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
+        )]
         #[repr(transparent)]
         pub struct $name(pub $inner);
 
