@@ -16,6 +16,8 @@
 
 use core::ops::{Deref, DerefMut};
 
+pub use spin::Once;
+
 macro_rules! ranks {
     ($($name:ident: $doc:literal,)*) => {
         /// The lock order: a lock may be taken only while every held lock stands before it here.
