@@ -1,1 +1,0 @@
-//! Virtual local APIC: xAPIC and x2APIC.
