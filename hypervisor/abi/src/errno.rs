@@ -7,6 +7,11 @@ macro_rules! errnos {
         #[repr(i32)]
         pub enum Errno { $($(#[$doc])* $name = $val,)* }
 
+        impl Errno {
+            /// Every one, in the order of the values.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+
         impl core::fmt::Debug for Errno {
             fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
                 f.write_str(match self { $(Self::$name => stringify!($name),)* })

@@ -43,8 +43,8 @@ abi_consts! {
     HVMMEM_ram_rw = 0,
     HVMMEM_ram_ro = 1,
     HVMMEM_mmio_dm = 2,
-    HVMMEM_unused = 4,
-    HVMMEM_ioreq_server = 5,
+    HVMMEM_unused = 3,
+    HVMMEM_ioreq_server = 4,
 }
 
 abi_structs! {

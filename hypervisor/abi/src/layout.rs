@@ -6,8 +6,8 @@
 //! so that nothing declared here escapes the comparison.
 //!
 //! Rules: field names are C's; fields that fill a hole which C leaves unnamed
-//! start with `_fill`; a C union is a [`Union`] of its size, and the structs that
-//! live in it are declared on their own.  Every layout derives `IntoBytes`, which
+//! start with `_fill`, fields that hold C's bit-fields with `bits`; a C union is a
+//! [`Union`] of its size, and the structs that live in it are declared on their own.  Every layout derives `IntoBytes`, which
 //! fails to compile when padding is forgotten: no uninitialised byte can leak.
 
 use core::marker::PhantomData;
@@ -39,7 +39,7 @@ pub struct Layout {
 /// A number that a header defines.
 #[derive(Clone, Copy, Debug)]
 pub struct Const {
-    /// Name in C and here.
+    /// The expression in C, nearly always the name.
     pub name: &'static str,
     /// Value.
     pub value: i128,
@@ -48,12 +48,12 @@ pub struct Const {
 /// What one module declares of one public header.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
-    /// Path below the headers' root, for example `xen/vcpu.h`.
-    pub path: &'static str,
+    /// Paths below the headers' root, for example `xen/vcpu.h`.
+    pub paths: &'static [&'static str],
     /// Structs.
-    pub layouts: &'static [Layout],
+    pub layouts: &'static [&'static [Layout]],
     /// Numbers.
-    pub consts: &'static [Const],
+    pub consts: &'static [&'static [Const]],
 }
 
 /// A pointer of the guest to `T`, eight bytes wide: a claim, not something to follow.
@@ -214,9 +214,11 @@ macro_rules! abi_structs {
     };
 }
 
-/// Declares numbers of one type and a table `$table` of their values.
+/// Declares numbers of one type (`NAME = value`, or `NAME("C expression") = value`) and a table `$table` of their values.
 macro_rules! abi_consts {
-    ($table:ident: $ty:ty; $($(#[$meta:meta])* $name:ident = $value:expr,)*) => {
+    (@c $name:ident) => { stringify!($name) };
+    (@c $name:ident $c:literal) => { $c };
+    ($table:ident: $ty:ty; $($(#[$meta:meta])* $name:ident $(($c:literal))? = $value:expr,)*) => {
         $(
             $(#[$meta])*
             #[allow(missing_docs, non_upper_case_globals, reason = "the header's name")]
@@ -225,7 +227,10 @@ macro_rules! abi_consts {
         /// Numbers declared above, for `tests/abi`.
         #[doc(hidden)]
         pub const $table: &[$crate::layout::Const] = &[$(
-            $crate::layout::Const { name: stringify!($name), value: $name as i128 },
+            $crate::layout::Const {
+                name: $crate::layout::abi_consts!(@c $name $($c)?),
+                value: $name as i128,
+            },
         )*];
     };
 }

@@ -12,19 +12,30 @@
 #![forbid(unsafe_code)]
 
 pub mod arch_x86;
+pub mod callback;
 pub mod cpuid;
+pub mod dm_op;
+pub mod domctl;
 pub mod elfnote;
 pub mod errno;
 pub mod event_channel;
 pub mod features;
 pub mod grant_table;
+pub mod headers;
+pub mod hvm_info_table;
 pub mod hvm_op;
 pub mod hvm_params;
+pub mod hvm_save;
+pub mod hvm_vcpu;
 pub mod io_console;
+pub mod ioreq;
 pub mod layout;
 pub mod memory;
 pub mod physdev;
+pub mod platform;
+pub mod pmu;
 pub mod sched;
+pub mod sysctl;
 pub mod types;
 pub mod vcpu;
 pub mod version;
