@@ -1,0 +1,211 @@
+//! The TSC as time base: calibration against HPET, PM timer or PIT, and conversion.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::cpu;
+
+/// TSC ticks per second.
+static TSC_HZ: AtomicU64 = AtomicU64::new(0);
+/// ns = (tsc * NS_MUL) >> 32, after a shift that keeps NS_MUL in 32..64 bits of precision.
+static NS_MUL: AtomicU64 = AtomicU64::new(0);
+static TSC_MUL: AtomicU64 = AtomicU64::new(0);
+static BOOT_TSC: AtomicU64 = AtomicU64::new(0);
+
+/// A counter that runs at a known rate.
+#[derive(Clone, Copy, Debug)]
+pub enum Reference {
+    /// HPET main counter: address of its mapping and period in femtoseconds.
+    Hpet(usize, u32),
+    /// ACPI PM timer port; 24 bits at 3.579545 MHz.
+    PmTimer(u16),
+    /// PIT channel 2 at 1.193182 MHz.
+    Pit,
+}
+
+const PM_HZ: u64 = 3_579_545;
+const PIT_HZ: u64 = 1_193_182;
+
+impl Reference {
+    /// Spins for about `ns`; returns the time that really went by and the TSC ticks in it.
+    #[must_use]
+    pub fn wait(self, ns: u64) -> (u64, u64) {
+        match self {
+            Self::Hpet(base, period_fs) => {
+                // SAFETY: the mapped HPET register page; 0xf0 is the main counter.
+                let read = || unsafe { core::ptr::read_volatile((base + 0xf0) as *const u32) };
+                let want = (u128::from(ns) * 1_000_000 / u128::from(period_fs.max(1))) as u32;
+                let (c0, t0) = (read(), cpu::rdtsc());
+                let (mut c1, mut t1) = (c0, t0);
+                while c1.wrapping_sub(c0) < want {
+                    c1 = read();
+                    t1 = cpu::rdtsc();
+                }
+                let ns =
+                    (u128::from(c1.wrapping_sub(c0)) * u128::from(period_fs) / 1_000_000) as u64;
+                (ns, t1 - t0)
+            }
+            Self::PmTimer(port) => {
+                let want = (ns * PM_HZ / 1_000_000_000) as u32;
+                let (c0, t0) = (cpu::inl(port) & 0xff_ffff, cpu::rdtsc());
+                let (mut gone, mut t1) = (0, t0);
+                while gone < want {
+                    gone = (cpu::inl(port) & 0xff_ffff).wrapping_sub(c0) & 0xff_ffff;
+                    t1 = cpu::rdtsc();
+                }
+                (u64::from(gone) * 1_000_000_000 / PM_HZ, t1 - t0)
+            }
+            Self::Pit => {
+                let ticks = (ns * PIT_HZ / 1_000_000_000).clamp(1, 0xffff);
+                let gate = cpu::inb(0x61) & !3;
+                cpu::outb(0x61, gate);
+                cpu::outb(0x43, 0xb0); // channel 2, both bytes, mode 0
+                cpu::outb(0x42, ticks as u8);
+                cpu::outb(0x42, (ticks >> 8) as u8);
+                cpu::outb(0x61, gate | 1);
+                let t0 = cpu::rdtsc();
+                while cpu::inb(0x61) & 0x20 == 0 {
+                    cpu::pause();
+                }
+                let t1 = cpu::rdtsc();
+                cpu::outb(0x61, gate);
+                (ticks * 1_000_000_000 / PIT_HZ, t1 - t0)
+            }
+        }
+    }
+}
+
+/// Remembers the TSC at entry; system time counts from here.
+pub fn start() {
+    BOOT_TSC.store(cpu::rdtsc(), Ordering::Relaxed);
+}
+
+/// Measures the TSC: the best of three runs of `ns` each.
+pub fn calibrate(r: Reference, ns: u64) -> u64 {
+    let mut best = u64::MAX;
+    for _ in 0..3 {
+        let (took, ticks) = r.wait(ns);
+        let hz = (u128::from(ticks) * 1_000_000_000 / u128::from(took.max(1))) as u64;
+        best = best.min(hz);
+    }
+    set_hz(best);
+    best
+}
+
+/// Sets the frequency, measured or told by CPUID.
+pub fn set_hz(hz: u64) {
+    let hz = hz.max(1_000_000);
+    TSC_HZ.store(hz, Ordering::Relaxed);
+    NS_MUL.store(
+        ((1_000_000_000u128 << 32) / u128::from(hz)) as u64,
+        Ordering::Relaxed,
+    );
+    TSC_MUL.store(
+        ((u128::from(hz) << 32) / 1_000_000_000) as u64,
+        Ordering::Relaxed,
+    );
+}
+
+/// TSC ticks per second.
+#[must_use]
+pub fn hz() -> u64 {
+    TSC_HZ.load(Ordering::Relaxed)
+}
+
+/// TSC value at system time 0.
+#[must_use]
+pub fn boot_tsc() -> u64 {
+    BOOT_TSC.load(Ordering::Relaxed)
+}
+
+/// System time of a TSC value, in ns.
+#[inline]
+#[must_use]
+pub fn ns_of(tsc: u64) -> u64 {
+    let d = tsc.wrapping_sub(BOOT_TSC.load(Ordering::Relaxed));
+    (u128::from(d) * u128::from(NS_MUL.load(Ordering::Relaxed)) >> 32) as u64
+}
+
+/// TSC value at a system time.
+#[inline]
+#[must_use]
+pub fn tsc_of(ns: u64) -> u64 {
+    BOOT_TSC
+        .load(Ordering::Relaxed)
+        .wrapping_add((u128::from(ns) * u128::from(TSC_MUL.load(Ordering::Relaxed)) >> 32) as u64)
+}
+
+/// System time in ns.
+#[inline]
+#[must_use]
+pub fn now() -> u64 {
+    ns_of(cpu::rdtsc())
+}
+
+/// Seconds since 1970 from the CMOS clock (read once at boot; dom0 owns the RTC afterwards).
+#[must_use]
+pub fn cmos_time() -> u64 {
+    let reg = |r: u8| {
+        cpu::outb(0x70, r | 0x80);
+        cpu::inb(0x71)
+    };
+    let read = || -> [u8; 6] { [reg(0), reg(2), reg(4), reg(7), reg(8), reg(9)] };
+    let mut t = read();
+    for _ in 0..10_000 {
+        if reg(0x0a) & 0x80 == 0 {
+            let again = read();
+            if again == t {
+                break;
+            }
+            t = again;
+        }
+    }
+    let b = reg(0x0b);
+    let bin = |v: u8| {
+        u64::from(if b & 4 != 0 {
+            v
+        } else {
+            (v >> 4) * 10 + (v & 15)
+        })
+    };
+    let hour = {
+        let h = bin(t[2] & 0x7f);
+        if b & 2 == 0 && t[2] & 0x80 != 0 {
+            h % 12 + 12
+        } else {
+            h
+        }
+    };
+    unix_time(
+        2000 + bin(t[5]),
+        bin(t[4]),
+        bin(t[3]),
+        hour,
+        bin(t[1]),
+        bin(t[0]),
+    )
+}
+
+/// Seconds since 1970 of a civil date (proleptic Gregorian).
+#[must_use]
+pub fn unix_time(year: u64, month: u64, day: u64, h: u64, m: u64, s: u64) -> u64 {
+    // Years that start in March: the leap day is the last day.
+    let (y, mo) = if month <= 2 {
+        (year - 1, month + 9)
+    } else {
+        (year, month - 3)
+    };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * mo + 2) / 5 + day - 1;
+    (days - 719_468) * 86_400 + h * 3600 + m * 60 + s
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unix_time;
+
+    #[test]
+    fn civil_dates() {
+        assert_eq!(unix_time(1970, 1, 1, 0, 0, 0), 0);
+        assert_eq!(unix_time(2000, 2, 29, 12, 0, 0), 951_825_600);
+        assert_eq!(unix_time(2026, 11, 21, 0, 0, 0), 1_795_219_200);
+    }
+}
