@@ -10,6 +10,7 @@ core::arch::global_asm!(
     r#"
     .section .boot.header, "a", @progbits
     .align 8
+    .global multiboot1_header
 multiboot1_header:
     .long 0x1BADB002
     .long 0x00000003            # modules page-aligned, memory information
@@ -142,10 +143,12 @@ start64_high:
     call boot_main
     ud2
 
+    .global no_long_mode_msg
 no_long_mode_msg:
     .asciz "Radon: this CPU has no 64-bit mode with NX; use an x86-64 CPU (or another CPU model of the emulator).\r\n"
 
     .align 16
+    .global boot_gdt
 boot_gdt:
     .quad 0
     .quad 0x00af9b000000ffff
@@ -154,6 +157,7 @@ boot_gdt_end:
 
     .section .data.boot, "aw", @progbits
     .align 8
+    .global boot_gdt_ptr
 boot_gdt_ptr:
     .word 23
     .quad 0
@@ -163,12 +167,16 @@ boot_gdt_ptr:
     .global boot_pml4
 boot_pml4:
     .skip 4096
+    .global boot_pdpt_low
 boot_pdpt_low:
     .skip 4096
+    .global boot_pd_low
 boot_pd_low:
     .skip 16384
+    .global boot_pdpt_image
 boot_pdpt_image:
     .skip 4096
+    .global boot_pd_image
 boot_pd_image:
     .skip 4096
     .global boot_stack_bottom
