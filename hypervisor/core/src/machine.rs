@@ -3,7 +3,7 @@
 //! `radon-x86` implements them on the metal, [`crate::testing`] on the host.
 //! All are used through generics, so a call on a hot path is a direct call.
 
-use xen_abi::{Maddr, Mfn, Ns, PcpuId};
+use xen_abi::{Gsi, Maddr, Mfn, Ns, PcpuId, Vector};
 
 /// Access to the contents of physical frames.
 ///
@@ -76,4 +76,53 @@ pub trait FrameSource {
     fn alloc_frames(&self, order: u8) -> Option<Mfn>;
     /// Gives back what [`FrameSource::alloc_frames`] returned.
     fn free_frames(&self, mfn: Mfn, order: u8);
+}
+
+/// What a device interrupt pin looks like to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinSetup {
+    /// Host vector that it raises.
+    pub vector: Vector,
+    /// Level-triggered.
+    pub is_level: bool,
+    /// Active low.
+    pub is_low: bool,
+}
+
+/// Devices that the hypervisor keeps: interrupt controllers, ports that it forwards, the console.
+pub trait Platform {
+    /// Routes a pin of the physical IO-APICs to `cpu` and unmasks it; false when there is no such pin.
+    fn bind_gsi(&self, gsi: Gsi, pin: PinSetup, cpu: PcpuId) -> bool;
+    /// Masks or unmasks a pin.
+    fn mask_gsi(&self, gsi: Gsi, mask: bool);
+    /// Address and data that make a device raise `vector` on `cpu`.
+    fn msi_message(&self, vector: Vector, cpu: PcpuId) -> (u64, u32);
+    /// Reads a port of 1, 2 or 4 bytes for dom0.
+    fn port_in(&self, port: u16, size: u8) -> u32;
+    /// Writes a port for dom0.
+    fn port_out(&self, port: u16, size: u8, val: u32);
+    /// Reads device memory of 1, 2, 4 or 8 bytes.
+    fn mmio_read(&self, at: Maddr, size: u8) -> u64;
+    /// Writes device memory.
+    fn mmio_write(&self, at: Maddr, size: u8, val: u64);
+    /// Bytes for the console.
+    fn console_write(&self, bytes: &[u8]);
+    /// Takes a byte that dom0 may read from the console.
+    fn console_read(&self) -> Option<u8>;
+    /// Sleeps until an interrupt; interrupts are off before and after.
+    fn idle(&self);
+    /// Lets pending interrupts in.
+    fn irq_window(&self);
+    /// Resets the machine.
+    fn reboot(&self) -> !;
+    /// Switches the machine off, or stops when that fails.
+    fn power_off(&self) -> !;
+}
+
+/// Everything that the core asks of the hardware.
+pub trait Machine: FrameMem + Clock + Cpus + Platform + Send + Sync + 'static {
+    /// Virtualisation backend.
+    type Hvm: crate::hvm::backend::HvmBackend;
+    /// The backend.
+    fn hvm(&self) -> &Self::Hvm;
 }

@@ -1,1 +1,151 @@
-//! Domain table, life cycle, vCPUs.
+//! Domains: the table, the life cycle, vCPUs.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use spin::Once;
+use xen_abi::hvm_params::HVM_NR_PARAMS;
+use xen_abi::{DomId, Errno, Maddr, Mfn, VcpuId};
+
+use crate::cpu_policy::DomainPolicy;
+use crate::evtchn::EvtchnTable;
+use crate::hvm::backend::HvmBackend;
+use crate::hvm::vioapic::Vioapics;
+use crate::machine::Machine;
+use crate::p2m::P2m;
+use crate::sync::{Lock, Rank, RwLock};
+
+pub mod vcpu;
+
+pub use vcpu::{HwVcpu, Vcpu};
+
+/// Per-domain hardware state of this machine.
+pub type HwDomain<M> = <<M as Machine>::Hvm as HvmBackend>::Domain;
+/// Nested tables of this machine.
+pub type P2mOf<M> = P2m<<<M as Machine>::Hvm as HvmBackend>::Stage2>;
+
+/// A domain.
+pub struct Domain<M: Machine> {
+    /// Identifier.
+    pub id: DomId,
+    /// It controls the machine.
+    pub is_privileged: bool,
+    /// It owns the hardware: device interrupts, ports, MMIO.
+    pub is_hardware: bool,
+    /// gfn == mfn for its RAM.
+    pub is_direct_mapped: bool,
+    /// vCPUs by id; a slot is filled once.
+    pub vcpus: Box<[Once<Arc<Vcpu<M>>>]>,
+    /// Nested page tables.
+    pub p2m: P2mOf<M>,
+    /// MSR and I/O bitmaps.
+    pub hw: HwDomain<M>,
+    /// Event channels.
+    pub evtchn: EvtchnTable,
+    /// What its CPUs look like.
+    pub policy: DomainPolicy,
+    /// Virtual IO-APICs.
+    pub ioapics: Vioapics,
+    /// The `shared_info` frame.
+    pub shared_info: Mfn,
+    /// Values of HVM_PARAM_*.
+    pub params: Lock<[u64; HVM_NR_PARAMS as usize]>,
+    /// Vector of HVM_PARAM_CALLBACK_IRQ type 2; 0 when not set.
+    pub callback_vector: AtomicU32,
+    /// VMASST_TYPE_* that are on.
+    pub vm_assist: AtomicU64,
+    /// Most pages that it may own.
+    pub max_pages: AtomicU64,
+    /// SHUTDOWN_* when it is shut down, else [`RUNNING`].
+    pub shutdown: AtomicU32,
+    /// It is being destroyed.
+    pub is_dying: AtomicBool,
+    /// Memory map that XENMEM_memory_map returns: (start, bytes, type).
+    pub memory_map: Lock<alloc::vec::Vec<(u64, u64, u32)>>,
+    /// Frames of the grant table that the guest has mapped so far.
+    pub grant_frames: Lock<alloc::vec::Vec<Mfn>>,
+    /// Latched address of port 0xcf8.
+    pub cf8: AtomicU32,
+    /// What this domain alone needs.
+    pub hardware: Option<Box<crate::irq::HardwareDomain<M>>>,
+}
+
+/// [`Domain::shutdown`] while it runs.
+pub const RUNNING: u32 = u32::MAX;
+
+/// The `params` lock, empty.
+#[must_use]
+pub fn no_params() -> Lock<[u64; HVM_NR_PARAMS as usize]> {
+    Lock::new(Rank::Leaf, [0; HVM_NR_PARAMS as usize])
+}
+
+impl<M: Machine> Domain<M> {
+    /// One of its vCPUs.
+    #[inline]
+    pub fn vcpu(&self, id: VcpuId) -> Option<&Arc<Vcpu<M>>> {
+        self.vcpus.get(id.0 as usize).and_then(Once::get)
+    }
+
+    /// All vCPUs that exist.
+    pub fn each_vcpu(&self) -> impl Iterator<Item = &Arc<Vcpu<M>>> {
+        self.vcpus.iter().filter_map(Once::get)
+    }
+
+    /// Machine address of the shared page.
+    #[inline]
+    pub fn shared_info_at(&self) -> Maddr {
+        self.shared_info.maddr()
+    }
+
+    /// Whether it was shut down or is being destroyed.
+    pub fn is_stopped(&self) -> bool {
+        self.shutdown.load(Ordering::Acquire) != RUNNING || self.is_dying.load(Ordering::Acquire)
+    }
+}
+
+/// The domains by id.
+pub struct DomainTable<M: Machine> {
+    map: RwLock<BTreeMap<u16, Arc<Domain<M>>>>,
+}
+
+impl<M: Machine> Default for DomainTable<M> {
+    fn default() -> Self {
+        Self { map: RwLock::new(Rank::DomainList, BTreeMap::new()) }
+    }
+}
+
+impl<M: Machine> DomainTable<M> {
+    /// The domain with this id.
+    pub fn get(&self, id: DomId) -> Option<Arc<Domain<M>>> {
+        self.map.read().get(&id.0).cloned()
+    }
+
+    /// Adds a domain.
+    ///
+    /// # Errors
+    /// `EEXIST` when the id is taken.
+    pub fn insert(&self, d: Arc<Domain<M>>) -> Result<(), Errno> {
+        let mut map = self.map.write();
+        if map.contains_key(&d.id.0) {
+            return Err(Errno::EEXIST);
+        }
+        map.insert(d.id.0, d);
+        Ok(())
+    }
+
+    /// Calls `f` for each domain in order of ids.
+    pub fn each(&self, mut f: impl FnMut(&Arc<Domain<M>>)) {
+        let all: alloc::vec::Vec<_> = self.map.read().values().cloned().collect();
+        for d in &all {
+            f(d);
+        }
+    }
+
+    /// A weak reference to nothing, for construction.
+    #[must_use]
+    pub fn nobody() -> Weak<Domain<M>> {
+        Weak::new()
+    }
+}
