@@ -178,7 +178,7 @@ pub(crate) fn call<M: Machine>(c: &mut Ctx<'_, M>, nr: u64, a: [u64; 5]) -> OpRe
         n::__HYPERVISOR_sched_op => sched_op::dispatch(c, a[0], a3),
         n::__HYPERVISOR_xen_version => version::dispatch(c, a[0], a3),
         n::__HYPERVISOR_grant_table_op => grant_table_op::dispatch(c, a[0], a3),
-        n::__HYPERVISOR_memory_op => memory_op::dispatch(c, a[0], a3),
+        n::__HYPERVISOR_memory_op => memory_op::dispatch(c, a[0] & xen_abi::memory::MEMOP_CMD_MASK, a3),
         n::__HYPERVISOR_console_io => console_io::dispatch(c, a[0], a3),
         n::__HYPERVISOR_hvm_op => hvm_op::dispatch(c, a[0], a3),
         n::__HYPERVISOR_physdev_op => physdev_op::dispatch(c, a[0], a3),

@@ -109,12 +109,10 @@ fn get_features<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -
         0 => {
             let mut m = bit(f::XENFEAT_writable_page_tables)
                 | bit(f::XENFEAT_auto_translated_physmap)
-                | bit(f::XENFEAT_pae_pgdir_above_4gb)
                
                 | bit(f::XENFEAT_hvm_callback_vector)
                 | bit(f::XENFEAT_hvm_safe_pvclock)
-                | bit(f::XENFEAT_memory_op_vnode_supported)
-                | bit(f::XENFEAT_linux_rsdp_unrestricted) & 0;
+                | bit(f::XENFEAT_memory_op_vnode_supported);
             if c.d.is_privileged {
                 m |= bit(f::XENFEAT_dom0);
             }
