@@ -86,6 +86,8 @@ pub mod exit_code {
     pub const RDPRU: u64 = 0x8e;
     pub const NPF: u64 = 0x400;
     pub const INVALID: u64 = u64::MAX;
+    /// As some emulators write it.
+    pub const INVALID_32: u64 = 0xffff_ffff;
 }
 
 /// The word at offset `0x060`.
