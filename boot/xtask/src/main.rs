@@ -1,2 +1,45 @@
-//! Entry point for build, run, test and ci.
-fn main() {}
+//! The commands behind `./radon`: thin, the work is done in `boot-image` and
+//! the test crates.
+#![forbid(unsafe_code)]
+
+mod build;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use boot_image::Layout;
+
+const HELP: &str = "\
+usage: ./radon COMMAND [ARGUMENTS]
+
+  setup        install the packages and the toolchain that the rest needs
+  build        build/radon.elf, build/radon32.elf and build/radon.iso
+  clean        remove build/ and target/, keeping build/cache
+  help         this text
+";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().unwrap_or_else(|| "help".to_owned());
+    let rest: Vec<String> = arguments.collect();
+    match dispatch(&command, &rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("radon: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: &str, arguments: &[String]) -> Result<()> {
+    let layout = Layout::new()?;
+    match command {
+        "build" => build::all(&layout),
+        "clean" => build::clean(&layout),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ => bail!("no command '{command}' {arguments:?}; ./radon help lists them"),
+    }
+}

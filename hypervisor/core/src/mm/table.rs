@@ -140,7 +140,8 @@ impl FrameTable {
     #[inline]
     #[must_use]
     pub fn get_ref(&self, mfn: Mfn, d: DomId) -> Option<FrameRef<'_>> {
-        self.get(mfn, d).then_some(FrameRef { table: self, mfn })
+        // Not `then_some`: a reference that is made is also dropped.
+        self.get(mfn, d).then(|| FrameRef { table: self, mfn })
     }
 
     /// Drops a reference that the caller holds; the last one frees the frame.

@@ -1,0 +1,92 @@
+//! dom0's root disk: Debian 13 without an init system, as a raw ext4 image.
+//!
+//! `mmdebstrap` unpacks the packages (as root, or in a user namespace) and
+//! `mke2fs -d` fills the image from inside the same namespace, so that neither
+//! loop devices nor mounts are needed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::kernel::Kernel;
+use crate::{Layout, step};
+
+/// File system label by which the initramfs finds the root.
+pub const LABEL: &str = "radon-dom0";
+
+/// Packages above the minimal base.
+const PACKAGES: &str =
+    "bash,iproute2,iputils-ping,kmod,pciutils,util-linux,procps,less,fio,iperf3,ethtool";
+
+/// Size of the file system; the file is sparse.
+const SIZE: &str = "1400M";
+
+/// The root disk for `kernel`, made when missing or when `boot/dom0` changed.
+pub fn root_disk(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
+    let init = layout.script("boot/dom0/radon-init");
+    let image = layout
+        .cache()
+        .join(format!("dom0-{}.img", kernel.release()));
+    if newer(&image, &init)? {
+        return Ok(image);
+    }
+    let part = image.with_extension("part");
+    if part.exists() {
+        std::fs::remove_file(&part)?;
+    }
+    let mirror = step::output(Command::new("bash").args([
+        "-c",
+        ". \"$0\"; debian_mirror",
+        &layout.script("boot/fetch/apt-root.sh").to_string_lossy(),
+    ]))?;
+    let mirror = String::from_utf8(mirror)?;
+    let modules = kernel.modules_dir();
+    // The hook's "$1" is the new root. mke2fs copies it while its owners are right.
+    let hook = format!(
+        "set -e; mkdir -p \"$1/usr/lib/modules\"; cp -a '{modules}' \"$1/usr/lib/modules/\"; \
+         install -m 755 '{init}' \"$1/usr/sbin/radon-init\"; \
+         rm -rf \"$1\"/var/cache/apt/* \"$1\"/var/lib/apt/lists/* \"$1\"/usr/share/doc/* \"$1\"/usr/share/locale/* \"$1\"/usr/share/man/*; \
+         echo dom0 >\"$1/etc/hostname\"; \
+         truncate -s {SIZE} '{part}'; \
+         PATH=$PATH:/usr/sbin:/sbin mke2fs -q -t ext4 -L {LABEL} -O ^has_journal -E root_owner=0:0 -d \"$1\" -F '{part}'",
+        modules = modules.display(),
+        init = init.display(),
+        part = part.display(),
+    );
+    let mut command = Command::new("mmdebstrap");
+    command.args([
+        "--variant=minbase",
+        "--format=null",
+        "--architectures=amd64",
+    ]);
+    command.arg(format!("--include={PACKAGES}"));
+    command
+        .arg("--dpkgopt=path-exclude=/usr/share/man/*")
+        .arg("--dpkgopt=path-exclude=/usr/share/locale/*");
+    command.arg(format!("--customize-hook={hook}"));
+    command.args(["trixie", "/dev/null"]);
+    command.arg(format!(
+        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {} trixie main",
+        mirror.trim()
+    ));
+    step::logged(
+        "making dom0's root disk (Debian 13, a minute or two, once)",
+        &mut command,
+        &layout.cache().join("dom0.log"),
+    )?;
+    std::fs::rename(&part, &image).context("dom0's root disk was not made")?;
+    Ok(image)
+}
+
+/// Is `image` there and younger than `source`?
+fn newer(image: &Path, source: &Path) -> Result<bool> {
+    let Ok(made) = image.metadata() else {
+        return Ok(false);
+    };
+    let changed = source
+        .metadata()
+        .with_context(|| format!("reading {}", source.display()))?
+        .modified()?;
+    Ok(made.modified()? > changed)
+}

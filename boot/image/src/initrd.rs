@@ -1,0 +1,99 @@
+//! The two initramfs images: one that answers tests, one that brings up dom0's
+//! root disk. Both hold a static busybox, the modules that the disks and cards
+//! of our machines need, and an `/init` from `boot/dom0`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::cpio::Archive;
+use crate::kernel::Kernel;
+use crate::{Layout, step};
+
+/// Disks, file systems and cards of the machines in `tests/machines`.
+const DRIVERS: &[&str] = &[
+    "ahci",
+    "ata_piix",
+    "sd_mod",
+    "sr_mod",
+    "nvme",
+    "virtio_pci",
+    "virtio_blk",
+    "ext4",
+    "crc32c_generic",
+    "e1000",
+    "e1000e",
+    "virtio_net",
+];
+
+/// Drivers that only tests use: MSR access, hypercalls from user space.
+const TEST_DRIVERS: &[&str] = &["msr", "xen_privcmd"];
+
+/// Makes the initramfs that `tests/system` talks to; returns its path.
+/// `agent` is the static test program, packed as `/bin/agent` when given.
+pub fn test(layout: &Layout, kernel: &Kernel, agent: Option<&Path>) -> Result<PathBuf> {
+    let drivers: Vec<&str> = DRIVERS.iter().chain(TEST_DRIVERS).copied().collect();
+    let mut archive = base(layout, kernel, &drivers, "test-init")?;
+    if let Some(agent) = agent {
+        let content =
+            std::fs::read(agent).with_context(|| format!("reading {}", agent.display()))?;
+        archive.file("bin/agent", 0o755, &content);
+    }
+    write(
+        layout,
+        &format!("initrd-test-{}.cpio", kernel.release()),
+        archive,
+    )
+}
+
+/// Makes the initramfs that mounts dom0's root; returns its path.
+pub fn dom0(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
+    let archive = base(layout, kernel, DRIVERS, "initrd-init")?;
+    write(
+        layout,
+        &format!("initrd-dom0-{}.cpio", kernel.release()),
+        archive,
+    )
+}
+
+fn base(layout: &Layout, kernel: &Kernel, drivers: &[&str], init: &str) -> Result<Archive> {
+    let mut archive = Archive::new();
+    for folder in ["dev", "proc", "sys", "tmp", "root"] {
+        archive.folder(folder);
+    }
+    let busybox = std::fs::read(busybox()?).context("reading busybox")?;
+    archive
+        .file("bin/busybox", 0o755, &busybox)
+        .link("bin/sh", "busybox");
+    let mut order = String::new();
+    for module in kernel.modules(drivers)? {
+        archive.file(
+            &format!("modules/{}.ko", module.name),
+            0o644,
+            &module.content,
+        );
+        order.push_str(&module.name);
+        order.push('\n');
+    }
+    archive.file("modules/order", 0o644, order.as_bytes());
+    let init_path = layout.script(&format!("boot/dom0/{init}"));
+    let init =
+        std::fs::read(&init_path).with_context(|| format!("reading {}", init_path.display()))?;
+    archive.file("init", 0o755, &init);
+    Ok(archive)
+}
+
+/// The static busybox of the machine.
+fn busybox() -> Result<PathBuf> {
+    let out = step::output(Command::new("sh").args(["-c", "command -v busybox"]))
+        .context("no busybox: run ./radon setup")?;
+    Ok(PathBuf::from(String::from_utf8(out)?.trim()))
+}
+
+fn write(layout: &Layout, name: &str, archive: Archive) -> Result<PathBuf> {
+    let path = layout.build().join(name);
+    std::fs::write(&path, archive.finish())
+        .with_context(|| format!("writing {}", path.display()))?;
+    Ok(path)
+}

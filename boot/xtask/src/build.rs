@@ -1,0 +1,80 @@
+//! `build` and `clean`.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use boot_image::kernel::Kernel;
+use boot_image::{Layout, elf32, grub, initrd, step};
+
+/// Builds the hypervisor and leaves both ELF files in `build/`.
+pub(crate) fn image(layout: &Layout) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| layout.top().join("target"), PathBuf::from);
+    let mut command = Command::new(cargo);
+    command.current_dir(layout.top());
+    command.args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "radon",
+        "--target",
+        "x86_64-unknown-none",
+    ]);
+    step::run(&mut command)?;
+    let built = target.join("x86_64-unknown-none/release/radon");
+    let elf = std::fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    std::fs::write(layout.radon_elf(), &elf)?;
+    let small = elf32::convert(&elf).context("build/radon32.elf")?;
+    std::fs::write(layout.radon32_elf(), &small)?;
+    step::say(&format!(
+        "build/radon.elf, build/radon32.elf: {} KiB in the file, {} KiB in memory",
+        small.len() / 1024,
+        elf32::memory_size(&elf)? / 1024
+    ));
+    Ok(())
+}
+
+/// Builds the hypervisor and the ISO that boots it with dom0's kernel.
+pub(crate) fn all(layout: &Layout) -> Result<()> {
+    image(layout)?;
+    let kernel = Kernel::fetch(layout, "6.12")?;
+    let initrd = initrd::dom0(layout, &kernel)?;
+    let entry = |title: &str, options: &str| grub::Entry {
+        title: title.to_owned(),
+        options: options.to_owned(),
+        modules: vec![
+            (kernel.vmlinuz(), "console=hvc0".to_owned()),
+            (initrd.clone(), String::new()),
+        ],
+    };
+    let entries = [
+        entry("Debian 13 on Radon", "console=com1,vga"),
+        entry(
+            "Debian 13 on Radon, all messages",
+            "console=com1,vga loglvl=all guest_loglvl=all noreboot",
+        ),
+    ];
+    grub::make_iso(layout, &layout.radon_iso(), &entries)?;
+    step::say("build/radon.iso");
+    Ok(())
+}
+
+/// Removes what was built; the cache of fetched things stays.
+pub(crate) fn clean(layout: &Layout) -> Result<()> {
+    for entry in std::fs::read_dir(layout.build())? {
+        let path = entry?.path();
+        if path == layout.cache() {
+            continue;
+        }
+        if path.is_dir() && !path.is_symlink() {
+            std::fs::remove_dir_all(&path)?;
+        } else {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    step::run(Command::new(cargo).arg("clean").current_dir(layout.top()))
+}

@@ -1,0 +1,647 @@
+//! The tree and its writers.
+
+use super::format::{EntryFormat, Leaf, P2mType};
+use super::read::slot;
+use crate::machine::{FrameMem, FrameSource};
+use crate::sync::{Lock, LockGuard, Rank};
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicU64, Ordering};
+use xen_abi::{DomId, Errno, Gfn, Maddr, Mfn};
+
+/// First gfn beyond the four levels.
+const GFN_LIMIT: u64 = 1 << 36;
+const ROOT_LEVEL: u8 = 3;
+const ENTRIES: u64 = 512;
+
+/// Largest leaf that the hardware knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeafLimit {
+    /// 2 MiB.
+    M2,
+    /// 1 GiB.
+    G1,
+}
+
+/// Why a change was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum P2mError {
+    /// No frame for a table, or the domain's limit of tables is reached. A range may be done in part.
+    NoMemory,
+    /// Something is mapped there already; nothing was changed.
+    Occupied,
+    /// Not within the guest-physical address space, or a hole as a type to map.
+    BadRange,
+    /// The entry is not of the expected type.
+    WrongType,
+}
+
+impl From<P2mError> for Errno {
+    /// As `add_to_physmap` and `set_mem_type` report them.
+    fn from(e: P2mError) -> Self {
+        match e {
+            P2mError::NoMemory => Self::ENOMEM,
+            P2mError::Occupied | P2mError::WrongType => Self::EBUSY,
+            P2mError::BadRange => Self::EINVAL,
+        }
+    }
+}
+
+/// What must happen before frames that left the tree may be reused.
+///
+/// If [`Flush::is_needed`]: flush the nested translations of the domain on every CPU that may
+/// hold them, then call [`P2m::flushed`], then drop the references of the frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Flush {
+    needed: bool,
+    epoch: u64,
+}
+
+impl Flush {
+    /// Whether translations may be cached that are no longer true.
+    #[must_use]
+    pub const fn is_needed(self) -> bool {
+        self.needed
+    }
+    /// One flush for two changes of one tree.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            needed: self.needed || other.needed,
+            epoch: self.epoch.max(other.epoch),
+        }
+    }
+}
+
+/// A leaf, or the part of it, that left the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Old {
+    /// First guest frame.
+    pub gfn: Gfn,
+    /// First machine frame.
+    pub mfn: Mfn,
+    /// log2 of the number of frames.
+    pub order: u8,
+    /// What it was.
+    pub t: P2mType,
+}
+
+/// A change of type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retype {
+    /// Only frames of this type change.
+    pub from: P2mType,
+    /// What they become.
+    pub to: P2mType,
+}
+
+/// How far a bounded operation came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// All done.
+    Done,
+    /// Go on from here.
+    Again(Gfn),
+}
+
+/// One domain's nested page tables.
+#[derive(Debug)]
+pub struct P2m<F> {
+    root: Mfn,
+    owner: DomId,
+    limit: LeafLimit,
+    /// Odd while present translations change.
+    pub(super) seq: AtomicU64,
+    /// 1 + the highest gfn ever mapped.
+    end: AtomicU64,
+    tables: AtomicU64,
+    max_tables: AtomicU64,
+    pub(super) writer: Lock<Retired>,
+    _format: PhantomData<F>,
+}
+
+/// Tables that left the tree and may still be cached: a queue in their own first words.
+/// The words have the present bits clear, so a stale walk finds holes.
+#[derive(Debug, Default)]
+pub(super) struct Retired {
+    first: Option<Mfn>,
+    last: Option<Mfn>,
+    /// Number of the last retired table.
+    epoch: u64,
+}
+
+impl<F: EntryFormat> P2m<F> {
+    /// An empty tree for `owner`'s memory.
+    ///
+    /// # Errors
+    /// `NoMemory`.
+    pub fn new(
+        src: &(impl FrameSource + ?Sized),
+        owner: DomId,
+        limit: LeafLimit,
+    ) -> Result<Self, P2mError> {
+        Ok(Self {
+            root: src.alloc_frames(0).ok_or(P2mError::NoMemory)?,
+            owner,
+            limit,
+            seq: AtomicU64::new(0),
+            end: AtomicU64::new(0),
+            tables: AtomicU64::new(1),
+            max_tables: AtomicU64::new(u64::MAX),
+            writer: Lock::new(Rank::P2m, Retired::default()),
+            _format: PhantomData,
+        })
+    }
+
+    /// The top table, for EPTP or nCR3.
+    #[inline]
+    #[must_use]
+    pub const fn root(&self) -> Mfn {
+        self.root
+    }
+    /// Whose guest-physical space it is.
+    #[inline]
+    #[must_use]
+    pub const fn owner(&self) -> DomId {
+        self.owner
+    }
+    /// Highest gfn that was ever mapped.
+    #[must_use]
+    pub fn highest(&self) -> Option<Gfn> {
+        self.end.load(Ordering::Relaxed).checked_sub(1).map(Gfn)
+    }
+    /// Frames that the tables take, with those that wait for a flush.
+    #[must_use]
+    pub fn table_frames(&self) -> u64 {
+        self.tables.load(Ordering::Relaxed)
+    }
+    /// Limits the frames for tables (the domain's paging pool).
+    pub fn set_max_tables(&self, frames: u64) {
+        self.max_tables.store(frames, Ordering::Relaxed);
+    }
+
+    fn edit<'a, M: FrameMem, S: FrameSource + ?Sized>(
+        &'a self,
+        mem: &'a M,
+        src: &'a S,
+    ) -> Edit<'a, M, S, F> {
+        Edit {
+            p2m: self,
+            mem,
+            src,
+            retired: self.writer.lock(),
+            open: false,
+            flush: false,
+        }
+    }
+
+    /// Maps `count` frames from `leaf.mfn` at `gfn`, in the largest leaves that fit, where nothing is mapped.
+    ///
+    /// # Errors
+    /// `Occupied` and `BadRange` change nothing; after `NoMemory` a part may be mapped.
+    pub fn map_range<M: FrameMem>(
+        &self,
+        mem: &M,
+        src: &(impl FrameSource + ?Sized),
+        gfn: Gfn,
+        count: u64,
+        leaf: Leaf,
+    ) -> Result<Flush, P2mError> {
+        let end = range_end(gfn, count)?;
+        if leaf.t == P2mType::Hole {
+            return Err(P2mError::BadRange);
+        }
+        let mut edit = self.edit(mem, src);
+        let mut at = gfn.0;
+        while at < end {
+            let (level, e) = edit.find(Gfn(at));
+            if F::is_present(e) {
+                return Err(P2mError::Occupied);
+            }
+            at = next_multiple(at, level);
+        }
+        self.end.fetch_max(end, Ordering::Relaxed);
+        let mut at = gfn.0;
+        while at < end {
+            let to = leaf.offset(at - gfn.0);
+            let level = self.level_for(at | to.mfn.0, end - at);
+            edit.set(Gfn(at), level, F::leaf(to, level), &mut |_| {})?;
+            at += 1 << (9 * level);
+        }
+        // Empty tables may have made room for large leaves.
+        Ok(edit.finish())
+    }
+
+    /// Largest leaf for an address of that alignment.
+    #[inline]
+    const fn level_for(&self, aligned: u64, count: u64) -> u8 {
+        if matches!(self.limit, LeafLimit::G1) && aligned & 0x3_ffff == 0 && count >= 0x4_0000 {
+            2
+        } else if aligned & 0x1ff == 0 && count >= 0x200 {
+            1
+        } else {
+            0
+        }
+    }
+
+    /// Maps one frame, replacing what was there: the usual step of ballooning, grants and foreign maps.
+    ///
+    /// # Errors
+    /// `NoMemory` and `BadRange` change nothing.
+    #[inline]
+    pub fn set_entry<M: FrameMem>(
+        &self,
+        mem: &M,
+        src: &(impl FrameSource + ?Sized),
+        gfn: Gfn,
+        leaf: Leaf,
+    ) -> Result<(Option<Old>, Flush), P2mError> {
+        if gfn.0 >= GFN_LIMIT {
+            return Err(P2mError::BadRange);
+        }
+        let new = match leaf.t {
+            P2mType::Hole => 0,
+            _ => F::leaf(leaf, 0),
+        };
+        let mut old = None;
+        let mut edit = self.edit(mem, src);
+        edit.set(gfn, 0, new, &mut |o| old = Some(o))?;
+        if new != 0 && gfn.0 >= self.end.load(Ordering::Relaxed) {
+            self.end.fetch_max(gfn.0 + 1, Ordering::Relaxed);
+        }
+        Ok((old, edit.finish()))
+    }
+
+    /// Makes one guest frame a hole.
+    ///
+    /// # Errors
+    /// `NoMemory` when a large leaf had to be split.
+    pub fn unmap<M: FrameMem>(
+        &self,
+        mem: &M,
+        src: &(impl FrameSource + ?Sized),
+        gfn: Gfn,
+    ) -> Result<(Option<Old>, Flush), P2mError> {
+        self.set_entry(mem, src, gfn, Leaf::HOLE)
+    }
+
+    /// Makes `count` guest frames holes and tells `on_old` what left, in leaves. Looks at no more
+    /// than `budget` leaves and holes.
+    ///
+    /// # Errors
+    /// `NoMemory` when a large leaf had to be split; what was told until then has left, and needs a
+    /// flush as after a success.
+    pub fn unmap_range<M: FrameMem>(
+        &self,
+        mem: &M,
+        src: &(impl FrameSource + ?Sized),
+        gfn: Gfn,
+        count: u64,
+        budget: u64,
+        mut on_old: impl FnMut(Old),
+    ) -> (Result<Progress, P2mError>, Flush) {
+        self.sweep(mem, src, gfn, count, budget, |edit, at, level, _| {
+            edit.set(at, level, 0, &mut on_old).map(|()| true)
+        })
+    }
+
+    /// Turns every frame of type `from` in the range into type `to`. Bounded as [`P2m::unmap_range`].
+    ///
+    /// # Errors
+    /// `NoMemory` when a large leaf had to be split.
+    pub fn change_type_range<M: FrameMem>(
+        &self,
+        mem: &M,
+        src: &(impl FrameSource + ?Sized),
+        gfn: Gfn,
+        count: u64,
+        change: Retype,
+        budget: u64,
+    ) -> (Result<Progress, P2mError>, Flush) {
+        if change.to == P2mType::Hole || change.from == P2mType::Hole {
+            return (Err(P2mError::BadRange), Flush::default());
+        }
+        self.sweep(mem, src, gfn, count, budget, |edit, at, level, e| {
+            if F::p2m_type(e) != change.from {
+                return Ok(false);
+            }
+            let new = edit.retyped(at, level, e, change.to);
+            edit.set(at, level, new, &mut |_| {}).map(|()| true)
+        })
+    }
+
+    /// Turns one frame of type `from` into type `to`.
+    ///
+    /// # Errors
+    /// `WrongType` when it is not of type `from` (somebody was faster); `NoMemory`.
+    pub fn change_type<M: FrameMem>(
+        &self,
+        mem: &M,
+        src: &(impl FrameSource + ?Sized),
+        gfn: Gfn,
+        change: Retype,
+    ) -> Result<Flush, P2mError> {
+        if gfn.0 >= GFN_LIMIT || change.from == P2mType::Hole || change.to == P2mType::Hole {
+            return Err(P2mError::BadRange);
+        }
+        let mut edit = self.edit(mem, src);
+        let (_, e) = edit.find(gfn);
+        if !F::is_present(e) || F::p2m_type(e) != change.from {
+            return Err(P2mError::WrongType);
+        }
+        let new = edit.retyped(gfn, 0, e, change.to);
+        edit.set(gfn, 0, new, &mut |_| {})?;
+        Ok(edit.finish())
+    }
+
+    /// Goes over the leaves of a range. `visit` gets the first gfn, the level at which it may set an
+    /// entry without leaving the range, and the leaf as it is.
+    fn sweep<M: FrameMem, S: FrameSource + ?Sized>(
+        &self,
+        mem: &M,
+        src: &S,
+        gfn: Gfn,
+        count: u64,
+        budget: u64,
+        mut visit: impl FnMut(&mut Edit<'_, M, S, F>, Gfn, u8, u64) -> Result<bool, P2mError>,
+    ) -> (Result<Progress, P2mError>, Flush) {
+        let end = match range_end(gfn, count) {
+            // Beyond what was ever mapped there is nothing to do.
+            Ok(end) => end.min(self.end.load(Ordering::Relaxed)),
+            Err(e) => return (Err(e), Flush::default()),
+        };
+        let mut edit = self.edit(mem, src);
+        let mut at = gfn.0;
+        for _ in 0..budget {
+            if at >= end {
+                break;
+            }
+            let (leaf_level, e) = edit.find(Gfn(at));
+            if !F::is_present(e) {
+                at = next_multiple(at, leaf_level);
+                continue;
+            }
+            let level = self.level_for(at, end - at).min(leaf_level);
+            match visit(&mut edit, Gfn(at), level, e) {
+                Ok(true) => at += 1 << (9 * level),
+                Ok(false) => at = next_multiple(at, leaf_level),
+                Err(e) => return (Err(e), edit.finish()),
+            }
+        }
+        let progress = if at >= end {
+            Progress::Done
+        } else {
+            Progress::Again(Gfn(at))
+        };
+        (Ok(progress), edit.finish())
+    }
+
+    /// Frees the tables that waited for this flush. Call it after the TLBs were flushed.
+    pub fn flushed<M: FrameMem>(&self, mem: &M, src: &(impl FrameSource + ?Sized), flush: Flush) {
+        if flush.needed {
+            self.edit(mem, src).free_retired(flush.epoch);
+        }
+    }
+
+    /// Frees up to `budget` tables of a tree that no CPU uses any more, leaves first. `true` when
+    /// only the root is left: an empty tree. Leaves that are still in it are forgotten.
+    pub fn teardown<M: FrameMem>(
+        &self,
+        mem: &M,
+        src: &(impl FrameSource + ?Sized),
+        budget: u64,
+    ) -> bool {
+        let mut edit = self.edit(mem, src);
+        edit.free_retired(u64::MAX);
+        for _ in 0..budget {
+            if !edit.free_one_table() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Frees the root. The tree must have been torn down and is unusable afterwards.
+    pub fn free(self, src: &(impl FrameSource + ?Sized)) {
+        src.free_frames(self.root, 0);
+    }
+}
+
+#[inline]
+const fn range_end(gfn: Gfn, count: u64) -> Result<u64, P2mError> {
+    match gfn.0.checked_add(count) {
+        Some(end) if end <= GFN_LIMIT => Ok(end),
+        _ => Err(P2mError::BadRange),
+    }
+}
+
+/// First gfn of the next span of an entry of that level.
+#[inline]
+const fn next_multiple(gfn: u64, level: u8) -> u64 {
+    ((gfn >> (9 * level)) + 1) << (9 * level)
+}
+
+/// A change in progress: the lock is held.
+struct Edit<'a, M, S: ?Sized, F> {
+    p2m: &'a P2m<F>,
+    mem: &'a M,
+    src: &'a S,
+    retired: LockGuard<'a, Retired>,
+    /// Readers were told that translations change.
+    open: bool,
+    flush: bool,
+}
+
+impl<M: FrameMem, S: FrameSource + ?Sized, F: EntryFormat> Edit<'_, M, S, F> {
+    /// The entry that ends the walk for `gfn`: its level and value.
+    #[inline]
+    fn find(&self, gfn: Gfn) -> (u8, u64) {
+        let (mut table, mut level) = (self.p2m.root, ROOT_LEVEL);
+        loop {
+            let e = self.mem.load64(slot(table, gfn, level));
+            if !F::is_present(e) || F::is_leaf(e, level) {
+                return (level, e);
+            }
+            table = F::mfn(e);
+            level -= 1;
+        }
+    }
+
+    /// The entry at `level` for `gfn`, which the leaf `e` of that or a higher level covers, with another type.
+    fn retyped(&self, gfn: Gfn, level: u8, e: u64, t: P2mType) -> u64 {
+        let (leaf_level, _) = self.find(gfn);
+        let within = gfn.0 & ((1 << (9 * leaf_level)) - 1);
+        F::leaf(Leaf { t, ..F::decode(e) }.offset(within), level)
+    }
+
+    /// Sets the entry of `gfn` at `level`, making tables as needed.
+    #[inline]
+    fn set(
+        &mut self,
+        gfn: Gfn,
+        level: u8,
+        new: u64,
+        on_old: &mut impl FnMut(Old),
+    ) -> Result<(), P2mError> {
+        let (mut at, mut found) = (slot(self.p2m.root, gfn, ROOT_LEVEL), ROOT_LEVEL);
+        let mut e = self.mem.load64(at);
+        while found != level {
+            if !F::is_present(e) || F::is_leaf(e, found) {
+                if !F::is_present(e) && new == 0 {
+                    return Ok(());
+                }
+                e = self.split(at, found, e)?;
+            }
+            found -= 1;
+            at = slot(F::mfn(e), gfn, found);
+            e = self.mem.load64(at);
+        }
+        if e == new {
+            return Ok(());
+        }
+        if !F::is_present(e) {
+            self.mem.store64(at, new);
+            return Ok(());
+        }
+        self.open();
+        self.mem.store64(at, new);
+        let gfn = Gfn(gfn.0 & !((1 << (9 * level)) - 1));
+        self.gone(gfn, level, e, on_old);
+        Ok(())
+    }
+
+    /// Replaces a hole or a leaf by a table of the same meaning. Returns the new entry.
+    #[cold]
+    fn split(&mut self, at: Maddr, level: u8, e: u64) -> Result<u64, P2mError> {
+        let p2m = self.p2m;
+        if p2m.table_frames() >= p2m.max_tables.load(Ordering::Relaxed) {
+            return Err(P2mError::NoMemory);
+        }
+        let table = self.src.alloc_frames(0).ok_or(P2mError::NoMemory)?;
+        p2m.tables.fetch_add(1, Ordering::Relaxed);
+        if F::is_present(e) {
+            let whole = F::decode(e);
+            for i in 0..ENTRIES {
+                let child = F::leaf(whole.offset(i << (9 * (level - 1))), level - 1);
+                self.mem.store64(Maddr(table.maddr().0 + 8 * i), child);
+            }
+        }
+        let new = F::table(table);
+        self.mem.store64(at, new);
+        Ok(new)
+    }
+
+    /// Tells what an entry mapped that has left the tree, and retires its tables.
+    fn gone(&mut self, gfn: Gfn, level: u8, e: u64, on_old: &mut impl FnMut(Old)) {
+        if !F::is_present(e) {
+            return;
+        }
+        if F::is_leaf(e, level) {
+            on_old(Old {
+                gfn,
+                mfn: F::mfn(e),
+                order: 9 * level,
+                t: F::p2m_type(e),
+            });
+            return;
+        }
+        let table = F::mfn(e);
+        for i in 0..ENTRIES {
+            let child = self.mem.load64(Maddr(table.maddr().0 + 8 * i));
+            let first = Gfn(gfn.0 + (i << (9 * (level - 1))));
+            self.gone(first, level - 1, child, on_old);
+        }
+        self.retire(table);
+    }
+
+    #[inline]
+    fn open(&mut self) {
+        self.flush = true;
+        if !self.open {
+            self.open = true;
+            let seq = self.p2m.seq.load(Ordering::Relaxed);
+            self.p2m.seq.store(seq + 1, Ordering::Release);
+            // The stores that follow are Release: whoever sees one sees the odd number.
+        }
+    }
+
+    #[inline]
+    fn finish(self) -> Flush {
+        Flush {
+            needed: self.flush,
+            epoch: self.retired.epoch,
+        }
+    }
+
+    /// Queues a table. Its words: next in the queue, number; shifted so that no present bit is set.
+    fn retire(&mut self, table: Mfn) {
+        self.retired.epoch += 1;
+        let epoch = self.retired.epoch;
+        self.mem.store64(table.maddr(), 0);
+        self.mem.store64(Maddr(table.maddr().0 + 8), epoch << 12);
+        match self.retired.last {
+            Some(last) => self.mem.store64(last.maddr(), table.0 << 12),
+            None => self.retired.first = Some(table),
+        }
+        self.retired.last = Some(table);
+    }
+
+    fn free_retired(&mut self, epoch: u64) {
+        while let Some(table) = self.retired.first {
+            if self.mem.load64(Maddr(table.maddr().0 + 8)) >> 12 > epoch {
+                return;
+            }
+            let next = self.mem.load64(table.maddr()) >> 12;
+            self.retired.first = (next != 0).then_some(Mfn(next));
+            if next == 0 {
+                self.retired.last = None;
+            }
+            self.free_table(table);
+        }
+    }
+
+    fn free_table(&self, table: Mfn) {
+        self.p2m.tables.fetch_sub(1, Ordering::Relaxed);
+        self.src.free_frames(table, 0);
+    }
+
+    /// Frees the first table that points to no other; `false` when only the root is left (and empty).
+    fn free_one_table(&mut self) -> bool {
+        self.open();
+        let (mut table, mut level, mut parent) = (self.p2m.root, ROOT_LEVEL, None);
+        'down: loop {
+            for i in 0..ENTRIES {
+                let at = Maddr(table.maddr().0 + 8 * i);
+                let e = self.mem.load64(at);
+                if F::is_present(e) && !F::is_leaf(e, level) {
+                    (table, level, parent) = (F::mfn(e), level - 1, Some(at));
+                    continue 'down;
+                }
+                if e != 0 && parent.is_none() {
+                    self.mem.store64(at, 0);
+                }
+            }
+            break;
+        }
+        match parent {
+            Some(at) => {
+                self.mem.store64(at, 0);
+                self.free_table(table);
+                true
+            }
+            None => {
+                self.p2m.end.store(0, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+}
+
+impl<M, S: ?Sized, F> Drop for Edit<'_, M, S, F> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.open {
+            let seq = self.p2m.seq.load(Ordering::Relaxed);
+            self.p2m.seq.store(seq + 1, Ordering::Release);
+        }
+    }
+}

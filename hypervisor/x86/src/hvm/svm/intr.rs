@@ -1,0 +1,257 @@
+//! Delivery of events: EVENTINJ, windows, events that an exit interrupted, NMI blocking.
+//!
+//! - What EXITINTINFO reports goes back into EVENTINJ at once, except INTn, INT3 and INTO: rip
+//!   still points at those, so that they simply execute again.
+//! - The interrupt window is a virtual interrupt that ignores the TPR and is intercepted.
+//! - SVM does not track NMI blocking for us: from an injection until the guest's IRET has
+//!   retired, IRET is intercepted and then, only if somebody waits for the NMI window, stepped
+//!   over with TF. When an NMI waits for anything but IRET, the interrupt window serves: it
+//!   comes no later than the guest sets IF, and every other exit asks `can_nmi` again.
+
+use radon_core::hvm::backend::Event;
+use x86_defs::vmcb::{Vmcb, clean, event, intercept1, vintr};
+
+use super::Svm;
+use super::vmcb::SvmVcpu;
+use crate::hvm::{RFLAGS_IF, RFLAGS_RF, RFLAGS_TF};
+
+const BREAKPOINT: u64 = 3;
+const OVERFLOW: u64 = 4;
+const SHADOW: u64 = 1;
+
+/// Where the guest is with NMIs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NmiState {
+    /// Not blocked.
+    Open,
+    /// In the handler; IRET is intercepted.
+    Blocked,
+    /// At the IRET with this address; unblocked as soon as rip differs.
+    AtIret(u64),
+    /// Being stepped over the IRET; the guest's own TF and RF bits are kept here.
+    Stepping(u64),
+}
+
+/// EVENTINJ for an event.
+pub(super) const fn encode(e: Event) -> u64 {
+    match e {
+        Event::Interrupt(vector) => event::VALID | event::TYPE_INTR | vector as u64,
+        Event::Nmi => event::VALID | event::TYPE_NMI | 2,
+        Event::Exception { vector, error } => {
+            let base = event::VALID | event::TYPE_EXCEPTION | vector as u64;
+            match error {
+                Some(code) => base | event::ERROR_VALID | (code as u64) << 32,
+                None => base,
+            }
+        }
+    }
+}
+
+/// The event in an EXITINTINFO that must be delivered again, if any.
+pub(super) const fn decode(info: u64) -> Option<Event> {
+    if info & event::VALID == 0 {
+        return None;
+    }
+    let vector = (info & 0xff) as u8;
+    match info & event::TYPE_MASK {
+        event::TYPE_INTR => Some(Event::Interrupt(vector)),
+        event::TYPE_NMI => Some(Event::Nmi),
+        event::TYPE_EXCEPTION if info & 0xff != BREAKPOINT && info & 0xff != OVERFLOW => {
+            let error = if info & event::ERROR_VALID != 0 {
+                Some((info >> 32) as u32)
+            } else {
+                None
+            };
+            Some(Event::Exception { vector, error })
+        }
+        _ => None,
+    }
+}
+
+fn set_window(vmcb: &mut Vmcb, on: bool) {
+    let control = &mut vmcb.control;
+    let (bits, intercept) = (
+        vintr::V_IRQ | vintr::V_INTR_PRIO_MAX | vintr::V_IGN_TPR,
+        intercept1::VINTR,
+    );
+    if on {
+        control.vintr |= bits;
+        control.intercept1 |= intercept;
+    } else {
+        control.vintr &= !bits;
+        control.intercept1 &= !intercept;
+    }
+    control.clean &= !(clean::INTERCEPTS | clean::TPR);
+}
+
+fn intercept_iret(vmcb: &mut Vmcb, on: bool) {
+    if on {
+        vmcb.control.intercept1 |= intercept1::IRET;
+    } else {
+        vmcb.control.intercept1 &= !intercept1::IRET;
+    }
+    vmcb.control.clean &= !clean::INTERCEPTS;
+}
+
+impl SvmVcpu {
+    /// Keeps what the exit interrupted for the next entry.
+    #[cold]
+    pub(super) fn keep_interrupted(&mut self) {
+        let info = self.vmcb().control.exit_int_info;
+        if let Some(e) = decode(info) {
+            self.vmcb_mut().control.event_inj = encode(e);
+        }
+    }
+
+    /// Queues an event.
+    #[inline]
+    pub(super) fn queue(&mut self, e: Event) {
+        self.vmcb_mut().control.event_inj = encode(e);
+        if e == Event::Nmi {
+            self.nmi = NmiState::Blocked;
+            intercept_iret(self.vmcb_mut(), true);
+        }
+    }
+
+    #[inline]
+    fn is_deaf(&self) -> bool {
+        let control = &self.vmcb().control;
+        control.interrupt_shadow & SHADOW != 0 || control.event_inj & event::VALID != 0
+    }
+
+    #[inline]
+    pub(super) fn takes_interrupts(&self) -> bool {
+        self.vmcb().save.rflags & RFLAGS_IF != 0 && !self.is_deaf()
+    }
+
+    #[inline]
+    pub(super) fn takes_nmis(&self) -> bool {
+        let is_open = match self.nmi {
+            NmiState::Open => true,
+            NmiState::AtIret(rip) => self.vmcb().save.rip != rip,
+            NmiState::Blocked | NmiState::Stepping(_) => false,
+        };
+        is_open && !self.is_deaf()
+    }
+
+    /// Arms or disarms the windows after `wants_*` changed.
+    pub(super) fn update_windows(&mut self) {
+        let mut nmi_by_window = self.wants_nmi_window;
+        match self.nmi {
+            NmiState::AtIret(rip) if self.wants_nmi_window && self.vmcb().save.rip == rip => {
+                self.step_over_iret();
+                nmi_by_window = false;
+            }
+            // The intercept of IRET, or the step, tells.
+            NmiState::Blocked | NmiState::Stepping(_) => nmi_by_window = false,
+            NmiState::AtIret(_) | NmiState::Open => {}
+        }
+        let armed = self.vmcb().control.intercept1 & intercept1::VINTR != 0;
+        let wanted = self.wants_window || nmi_by_window;
+        if armed != wanted {
+            set_window(self.vmcb_mut(), wanted);
+        }
+    }
+
+    /// The guest is about to execute IRET in its NMI handler.
+    #[cold]
+    pub(super) fn on_iret(&mut self) {
+        intercept_iret(self.vmcb_mut(), false);
+        self.nmi = NmiState::AtIret(self.vmcb().save.rip);
+        self.update_windows();
+    }
+
+    fn step_over_iret(&mut self) {
+        let save = &mut self.vmcb_mut().save;
+        let kept = save.rflags & (RFLAGS_TF | RFLAGS_RF);
+        save.rflags |= RFLAGS_TF | RFLAGS_RF;
+        self.nmi = NmiState::Stepping(kept);
+    }
+
+    /// #DB while stepping: true when it was ours, and the NMI window is open.
+    #[cold]
+    pub(super) fn finish_step(&mut self) -> bool {
+        let NmiState::Stepping(kept) = self.nmi else {
+            return false;
+        };
+        let save = &mut self.vmcb_mut().save;
+        if kept & RFLAGS_TF == 0 {
+            // IRET loaded the interrupted code's own flags; TF is only ours if it stayed on.
+            save.rflags &= !RFLAGS_TF;
+        }
+        const DR6_BS: u64 = 1 << 14;
+        save.dr6 &= !DR6_BS;
+        self.vmcb_mut().control.clean &= !clean::DRX;
+        self.nmi = NmiState::Open;
+        self.wants_nmi_window = false;
+        true
+    }
+
+    /// VINTR: which of the two windows opened. Both requests are used up.
+    pub(super) fn on_window(&mut self) -> bool {
+        let for_interrupt = self.wants_window;
+        self.wants_window = false;
+        if !for_interrupt {
+            self.wants_nmi_window = false;
+        }
+        self.update_windows();
+        for_interrupt
+    }
+}
+
+impl Svm {
+    /// The window request of the trait.
+    pub(super) fn want_window(v: &mut SvmVcpu, on: bool) {
+        if v.wants_window != on {
+            v.wants_window = on;
+            v.update_windows();
+        }
+    }
+
+    /// The NMI window request of the trait.
+    pub(super) fn want_nmi_window(v: &mut SvmVcpu, on: bool) {
+        if v.wants_nmi_window != on {
+            v.wants_nmi_window = on;
+            v.update_windows();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_survive_the_round_trip() {
+        for e in [
+            Event::Interrupt(0xf3),
+            Event::Nmi,
+            Event::Exception {
+                vector: 6,
+                error: None,
+            },
+            Event::Exception {
+                vector: 14,
+                error: Some(0x1_0007),
+            },
+        ] {
+            assert_eq!(decode(encode(e)), Some(e));
+        }
+        assert_eq!(encode(Event::Interrupt(0x30)), 0x8000_0030);
+        assert_eq!(
+            encode(Event::Exception {
+                vector: 13,
+                error: Some(8)
+            }),
+            0x8_8000_0b0d
+        );
+    }
+
+    #[test]
+    fn software_events_execute_again() {
+        assert_eq!(decode(event::VALID | event::TYPE_SOFT | 0x80), None);
+        assert_eq!(decode(event::VALID | event::TYPE_EXCEPTION | 3), None);
+        assert_eq!(decode(event::VALID | event::TYPE_EXCEPTION | 4), None);
+        assert_eq!(decode(0x30), None);
+    }
+}
