@@ -13,7 +13,9 @@ use crate::irq::Vectors;
 use crate::machine::Machine;
 use crate::sched::UnitId;
 use crate::sync::{Lock, Rank, RwLock};
-use crate::time::{TscClock, Timers};
+use crate::time::pvclock::WallClock;
+use crate::time::scale::TscClock;
+use crate::time::timers::Timers;
 
 /// Most vCPUs in the whole system.
 pub const MAX_UNITS: u32 = 32 * 1024;
@@ -67,13 +69,19 @@ pub struct Hypervisor<M: Machine> {
     /// TSC to system time.
     pub clock: TscClock,
     /// Frames: owners, counts, allocator.
-    pub mm: crate::mm::Memory,
+    pub mm: crate::mm::FrameTable,
+    /// gfn of each frame.
+    pub m2p: crate::p2m::M2p,
+    /// RAM of the machine, as ranges of frame numbers.
+    pub ram: alloc::vec::Vec<core::ops::Range<u64>>,
+    /// The command line as it came.
+    pub command_line: &'static str,
     /// All domains.
     pub domains: DomainTable<M>,
     /// vCPUs by scheduler unit.
     pub units: RwLock<Vec<Option<Arc<Vcpu<M>>>>>,
     /// The scheduler.
-    pub sched: crate::sched::Scheduler,
+    pub sched: crate::sched::Sched,
     /// Timers of all vCPUs.
     pub timers: Timers,
     /// Physical CPUs.
@@ -83,7 +91,7 @@ pub struct Hypervisor<M: Machine> {
     /// The console's ring and levels.
     pub console: crate::console::Shared,
     /// Wall clock at system time 0: seconds and ns since 1970.
-    pub wallclock: Lock<crate::time::WallClock>,
+    pub wallclock: Lock<WallClock>,
     /// Command line options.
     pub options: crate::cmdline::Options,
     /// Next unit number to hand out.
@@ -117,8 +125,9 @@ impl<M: Machine> Hypervisor<M> {
     /// The unit became runnable.
     #[inline]
     pub fn wake(&self, unit: UnitId) {
-        let tickle = self.sched.wake(unit, self.now());
-        for cpu in tickle.iter() {
+        use crate::sched::{Readiness, Scheduler};
+        let ready = || self.vcpu_of(unit).map_or(Readiness::Offline, |v| crate::run::readiness(&v));
+        if let Some(cpu) = self.sched.wake(unit, self.now(), ready) {
             self.request(cpu, work::RESCHED);
         }
     }
@@ -162,8 +171,9 @@ impl<M: Machine> Hypervisor<M> {
         let Some(v) = d.vcpu(id) else { return };
         let vector = v.upcall_vector.load(Ordering::Relaxed);
         if vector != 0 {
-            v.lapic.accept(vector, false);
-            v.notify(self, crate::domain::vcpu::attention::LAPIC);
+            if v.lapic.post(xen_abi::Vector(vector)) {
+                v.notify(self, crate::domain::vcpu::attention::LAPIC);
+            }
         } else {
             v.notify(self, crate::domain::vcpu::attention::UPCALL);
         }
@@ -192,4 +202,131 @@ impl<M: Machine> Hypervisor<M> {
 #[must_use]
 pub fn no_units<M: Machine>() -> RwLock<Vec<Option<Arc<Vcpu<M>>>>> {
     RwLock::new(Rank::Leaf, Vec::new())
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// Every CPU that runs the domain drops its nested translations before its next guest instruction.
+    pub fn flush_stage2(&self, d: &Domain<M>) {
+        use crate::domain::vcpu::{NO_CPU, attention};
+        let me = self.machine.this_cpu();
+        for v in d.each_vcpu() {
+            v.attention.fetch_or(attention::FLUSH, Ordering::SeqCst);
+            let cpu = v.running_on.load(Ordering::SeqCst);
+            if cpu != NO_CPU && cpu != me.0 {
+                self.machine.kick_and_wait(PcpuId(cpu));
+            }
+        }
+    }
+
+    /// Ends a domain with a SHUTDOWN_* reason. The hardware domain takes the machine along.
+    pub fn shutdown_domain(&self, d: &Arc<Domain<M>>, reason: u32) {
+        use crate::domain::RUNNING;
+        use crate::domain::vcpu::attention;
+        use xen_abi::sched as s;
+        if d.shutdown.compare_exchange(RUNNING, reason, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            return;
+        }
+        for v in d.each_vcpu() {
+            v.pause_count.fetch_add(1, Ordering::SeqCst);
+            v.notify(self, attention::STOP);
+        }
+        if !d.is_hardware {
+            self.send_global_virq(xen_abi::xen::VIRQ_DOM_EXC);
+            return;
+        }
+        match reason {
+            s::SHUTDOWN_poweroff => {
+                log::info!("Hardware Dom{} halted: halting machine", d.id.0);
+                self.machine.power_off()
+            }
+            s::SHUTDOWN_crash if self.options.noreboot => {
+                log::error!("Hardware Dom{} crashed: 'noreboot' set - not rebooting.", d.id.0);
+                self.machine.stop()
+            }
+            s::SHUTDOWN_crash => log::error!("Hardware Dom{} crashed: rebooting machine in 5 seconds.", d.id.0),
+            _ => log::info!("Hardware Dom{} shutdown: rebooting machine", d.id.0),
+        }
+        self.machine.reboot()
+    }
+
+    /// A write of dom0's to the reset control register (0xcf9): a full reset is a reboot.
+    pub fn reset_control(&self, d: &Domain<M>, val: u32) {
+        if val & 4 != 0 {
+            log::info!("{} resets the machine through port 0xcf9", d.id);
+            self.machine.reboot();
+        }
+    }
+
+    /// Text that a domain writes to the console.
+    pub fn guest_console(&self, d: &Domain<M>, bytes: &[u8]) {
+        if d.is_hardware {
+            self.machine.console_write(bytes);
+        } else {
+            self.console.guest_write(self.now(), d.id, bytes, &mut |line| self.machine.console_write(line));
+        }
+    }
+
+    /// Bytes arrived on the console: dom0 is told.
+    pub fn console_input(&self) {
+        self.send_global_virq(xen_abi::xen::VIRQ_CONSOLE);
+    }
+
+    /// Runstate of a vCPU now, as the ABI lays it out.
+    pub fn runstate(&self, v: &Vcpu<M>) -> xen_abi::vcpu::VcpuRunstateInfo {
+        use crate::sched::Scheduler;
+        let info = self.sched.unit_info(v.unit, self.now()).map(|u| u.runstate);
+        info.map_or(
+            xen_abi::vcpu::VcpuRunstateInfo { state: 3, _fill0: [0; 4], state_entry_time: 0, time: [0; 4] },
+            |r| xen_abi::vcpu::VcpuRunstateInfo {
+                state: r.state as i32,
+                _fill0: [0; 4],
+                state_entry_time: r.entry.0,
+                time: r.times,
+            },
+        )
+    }
+
+    /// Brings the guest's runstate area up to date after it was registered.
+    pub fn publish_runstate(&self, d: &Domain<M>, v: &Vcpu<M>) {
+        use crate::sched::Scheduler;
+        if let Ok(u) = self.sched.unit_info(v.unit, self.now()) {
+            self.write_runstate(d, v, &u.runstate);
+        }
+    }
+
+    /// Writes the guest's runstate area, if it has one.
+    pub fn write_runstate(&self, d: &Domain<M>, v: &Vcpu<M>, info: &crate::sched::RunstateInfo) {
+        use crate::time::runstate::{RunstateImage, RunstateLayout};
+        let area = *v.runstate_area.lock();
+        if area.first.is_none() {
+            return;
+        }
+        let flag = 1 << xen_abi::xen::VMASST_TYPE_runstate_update_flag;
+        let has_flag = d.vm_assist.load(Ordering::Relaxed) & flag != 0;
+        let image = RunstateImage::new(RunstateLayout::Bits64, info.state as u32, info.entry, info.times);
+        let _: Result<(), core::convert::Infallible> = image.write(has_flag, |step| {
+            crate::hvm::memory::write_area(self, &area, step.offset, step.bytes);
+            Ok(())
+        });
+    }
+
+    /// Writes a vCPU's time information.
+    pub fn publish_time(&self, _d: &Domain<M>, v: &Vcpu<M>) {
+        let at = v.info.load(Ordering::Acquire);
+        if at != 0 {
+            let time = crate::time::pvclock::VcpuTime::with_offset(&self.clock, 0);
+            time.publish(&self.machine, xen_abi::Maddr(at + 32));
+        }
+    }
+
+    /// Writes a domain's wall clock.
+    pub fn publish_wallclock(&self, d: &Domain<M>) {
+        let wc = *self.wallclock.lock();
+        wc.publish(&self.machine, d.shared_info.maddr(), crate::time::pvclock::SharedInfoLayout::Bits64);
+    }
+
+    /// Whether a frame is neither RAM nor the hypervisor's: device memory that belongs to dom0.
+    pub fn is_device_frame(&self, mfn: xen_abi::Mfn) -> bool {
+        !self.ram.iter().any(|r| r.contains(&mfn.0))
+    }
 }

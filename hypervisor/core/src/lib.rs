@@ -8,6 +8,7 @@
 
 extern crate alloc;
 
+pub mod access;
 pub mod cmdline;
 pub mod console;
 pub mod cpu_policy;
@@ -18,9 +19,12 @@ pub mod grant;
 pub mod guest;
 pub mod hvm;
 pub mod hypercall;
+pub mod hypervisor;
+pub mod irq;
 pub mod machine;
 pub mod mm;
 pub mod p2m;
+pub mod run;
 pub mod sched;
 pub mod sync;
 pub mod testing;

@@ -68,6 +68,8 @@ pub trait Cpus {
     fn cpu_count(&self) -> u32;
     /// Makes `cpu` leave its guest or its idle sleep and look at its work again.
     fn kick(&self, cpu: PcpuId);
+    /// As [`Cpus::kick`], and waits until `cpu` has left its guest.
+    fn kick_and_wait(&self, cpu: PcpuId);
 }
 
 /// Where frames for the hypervisor's own structures come from (page tables, VMCS, bitmaps).
@@ -115,6 +117,8 @@ pub trait Platform {
     fn irq_window(&self);
     /// Resets the machine.
     fn reboot(&self) -> !;
+    /// Stops all CPUs for good.
+    fn stop(&self) -> !;
     /// Switches the machine off, or stops when that fails.
     fn power_off(&self) -> !;
 }

@@ -9,7 +9,7 @@ use spin::Once;
 use xen_abi::hvm_params::HVM_NR_PARAMS;
 use xen_abi::{DomId, Errno, Maddr, Mfn, VcpuId};
 
-use crate::cpu_policy::DomainPolicy;
+use crate::cpu_policy::CpuPolicy;
 use crate::evtchn::EvtchnTable;
 use crate::hvm::backend::HvmBackend;
 use crate::hvm::vioapic::Vioapics;
@@ -45,7 +45,7 @@ pub struct Domain<M: Machine> {
     /// Event channels.
     pub evtchn: EvtchnTable,
     /// What its CPUs look like.
-    pub policy: DomainPolicy,
+    pub policy: CpuPolicy,
     /// Virtual IO-APICs.
     pub ioapics: Vioapics,
     /// The `shared_info` frame.
@@ -66,9 +66,11 @@ pub struct Domain<M: Machine> {
     pub memory_map: Lock<alloc::vec::Vec<(u64, u64, u32)>>,
     /// Frames of the grant table that the guest has mapped so far.
     pub grant_frames: Lock<alloc::vec::Vec<Mfn>>,
-    /// Latched address of port 0xcf8.
-    pub cf8: AtomicU32,
-    /// What this domain alone needs.
+    /// Code of SCHEDOP_shutdown_code.
+    pub shutdown_code: AtomicU32,
+    /// `xen_domain_handle_t`.
+    pub handle: Lock<[u8; 16]>,
+    /// Present in the domain that owns the hardware.
     pub hardware: Option<Box<crate::irq::HardwareDomain<M>>>,
 }
 

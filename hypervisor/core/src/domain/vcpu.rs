@@ -13,7 +13,7 @@ use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::sched::UnitId;
 use crate::sync::{Lock, Rank};
-use crate::time::{Periodic, Singleshot};
+use crate::time::vtimer::{Periodic, Singleshot};
 
 /// Hardware state of a vCPU of this machine.
 pub type HwVcpu<M> = <<M as Machine>::Hvm as HvmBackend>::Vcpu;
@@ -103,6 +103,8 @@ pub struct Vcpu<M: Machine> {
     pub runstate_area: Lock<Area>,
     /// Vector of a start-up IPI that waits, plus one; `0x100` marks a bare INIT.
     pub sipi: AtomicU32,
+    /// VCPUOP_register_vcpu_info was called.
+    pub info_registered: AtomicBool,
     /// It was started once (VCPUOP_initialise or SIPI).
     pub is_initialised: AtomicBool,
 }
@@ -134,6 +136,7 @@ impl<M: Machine> Vcpu<M> {
             timers: Lock::new(Rank::Leaf, VcpuTimers::default()),
             runstate_area: Lock::new(Rank::Leaf, Area::default()),
             sipi: AtomicU32::new(0),
+            info_registered: AtomicBool::new(false),
             is_initialised: AtomicBool::new(false),
         }
     }

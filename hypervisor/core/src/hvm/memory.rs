@@ -1,0 +1,214 @@
+//! Guest memory as exits and hypercalls reach it, and the changes of a domain's memory.
+
+use xen_abi::{Errno, Gfn, Gla, Gpa, Maddr, Mfn};
+
+use super::backend::{HvmBackend, Reg, Seg};
+use crate::domain::vcpu::Area;
+use crate::domain::{Domain, HwVcpu};
+use crate::guest::{Access, GuestMem, GuestSpace, Linear, Paging, PagingRegs};
+use crate::hypervisor::Hypervisor;
+use crate::machine::Machine;
+use crate::mm::{AllocArgs, XenFrames};
+use crate::p2m::{Leaf, P2mType};
+
+type Stage2<M> = <<M as Machine>::Hvm as HvmBackend>::Stage2;
+
+/// A domain's physical memory.
+pub(crate) fn physical<'a, M: Machine>(hv: &'a Hypervisor<M>, d: &'a Domain<M>) -> GuestMem<'a, M, Stage2<M>> {
+    GuestMem { mem: &hv.machine, p2m: &d.p2m, frames: &hv.mm }
+}
+
+/// Its linear memory as the vCPU translates now, with supervisor rights.
+#[inline]
+fn linear<'a, M: Machine>(hv: &'a Hypervisor<M>, d: &'a Domain<M>, hw: &HwVcpu<M>, cpl: u8) -> Linear<'a, M, Stage2<M>> {
+    let hvm = hv.machine.hvm();
+    let paging = Paging::new(&PagingRegs {
+        cr0: hvm.get(hw, Reg::Cr0),
+        cr3: hvm.get(hw, Reg::Cr3),
+        cr4: hvm.get(hw, Reg::Cr4),
+        efer: hvm.get(hw, Reg::Efer),
+        // Hypercall buffers may be user pages: the caller's kernel vouches for them.
+        rflags: hvm.get(hw, Reg::Rflags) | if cpl == 3 { 0 } else { 1 << 18 },
+        cpl,
+    });
+    Linear { guest: physical(hv, d), paging }
+}
+
+/// Copies in from a guest-linear address.
+///
+/// # Errors
+/// `EFAULT`.
+#[inline]
+pub(crate) fn copy_in<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &HwVcpu<M>, from: u64, to: &mut [u8]) -> Result<(), Errno> {
+    Ok(linear(hv, d, hw, 0).read_bytes(from, to)?)
+}
+
+/// Copies out to a guest-linear address.
+///
+/// # Errors
+/// `EFAULT`.
+#[inline]
+pub(crate) fn copy_out<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &HwVcpu<M>, to: u64, from: &[u8]) -> Result<(), Errno> {
+    Ok(linear(hv, d, hw, 0).write_bytes(to, from)?)
+}
+
+/// The ring that the vCPU executes in.
+pub(crate) fn cpl<M: Machine>(hv: &Hypervisor<M>, hw: &HwVcpu<M>) -> u8 {
+    (hv.machine.hvm().segment(hw, Seg::Ss).ar >> 5 & 3) as u8
+}
+
+/// Fetches code bytes at a linear address; how many could be read.
+#[inline]
+pub(crate) fn fetch<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &HwVcpu<M>, at: u64, to: &mut [u8]) -> Option<usize> {
+    let l = linear(hv, d, hw, cpl(hv, hw));
+    l.fetch(Gla(at), to).ok()
+}
+
+/// Translates a linear address for a data access of the guest itself.
+pub(crate) fn translate<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    hw: &HwVcpu<M>,
+    at: u64,
+    write: bool,
+) -> Result<Gpa, crate::guest::Fault> {
+    let access = if write { Access::Write } else { Access::Read };
+    linear(hv, d, hw, cpl(hv, hw)).translate(Gla(at), access)
+}
+
+/// The frame behind a gfn of the domain's own writable RAM, with a reference that the caller drops by `put`.
+pub(crate) fn get_frame<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> Option<Mfn> {
+    let frame = physical(hv, d).pin_writable(gfn).ok()?;
+    Some(frame.into_mfn())
+}
+
+/// Pins a guest-linear area of at most a page that the hypervisor will write.
+///
+/// # Errors
+/// `EFAULT` when it is not mapped, `EINVAL` when it is not RAM.
+pub(crate) fn pin_area<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &HwVcpu<M>, at: u64, len: u32) -> Result<Area, Errno> {
+    if at == 0 {
+        return Ok(Area::default());
+    }
+    let l = linear(hv, d, hw, 0);
+    let in_first = (4096 - (at & 4095)).min(u64::from(len)) as u32;
+    let mut area = Area { first_len: in_first, ..Area::default() };
+    let pin = |at: u64| -> Result<Maddr, Errno> {
+        let gpa = l.translate(Gla(at), Access::Write)?;
+        let mfn = get_frame(hv, d, gpa.gfn()).ok_or(Errno::EINVAL)?;
+        Ok(Maddr(mfn.maddr().0 + gpa.offset()))
+    };
+    area.first = Some(pin(at)?);
+    if in_first < len {
+        match pin(at.wrapping_add(u64::from(in_first))) {
+            Ok(m) => area.second = Some(m),
+            Err(e) => {
+                unpin_area(hv, area);
+                return Err(e);
+            }
+        }
+    }
+    Ok(area)
+}
+
+/// Lets a pinned area go.
+pub(crate) fn unpin_area<M: Machine>(hv: &Hypervisor<M>, area: Area) {
+    for m in [area.first, area.second].into_iter().flatten() {
+        hv.mm.put(m.mfn());
+    }
+}
+
+/// Writes `bytes` at `offset` of a pinned area.
+pub(crate) fn write_area<M: Machine>(hv: &Hypervisor<M>, area: &Area, offset: usize, bytes: &[u8]) {
+    let Some(first) = area.first else { return };
+    let split = (area.first_len as usize).saturating_sub(offset).min(bytes.len());
+    let (a, b) = bytes.split_at(split);
+    if !a.is_empty() {
+        hv.machine.copy_to(Maddr(first.0 + offset as u64), a);
+    }
+    if let Some(second) = area.second
+        && !b.is_empty()
+    {
+        let at = (offset + split - area.first_len as usize) as u64;
+        hv.machine.copy_to(Maddr(second.0 + at), b);
+    }
+}
+
+/// What was mapped at a gfn is gone: flush, then drop what the mapping held.
+fn finish<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, old: Option<crate::p2m::Old>, flush: crate::p2m::Flush) {
+    if flush.is_needed() {
+        hv.flush_stage2(d);
+    }
+    d.p2m.flushed(&hv.machine, &XenFrames::new(&hv.mm, &hv.machine), flush);
+    if let Some(old) = old
+        && old.t.is_ram()
+        && !d.is_direct_mapped
+    {
+        hv.mm.put_alloc(old.mfn, d.id);
+    }
+}
+
+/// Maps a frame of the hypervisor's (shared info, grant table) at `gfn`; RAM that was there goes back to the heap.
+/// A direct-mapped domain keeps the frame reserved, so that the gfn can get it back.
+///
+/// # Errors
+/// `ENOMEM`, `EINVAL`.
+pub(crate) fn map_xen_frame<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn, mfn: Mfn) -> Result<(), Errno> {
+    // A frame has one place: leave the old one.
+    if let Some(was) = hv.m2p.get(mfn).filter(|g| *g != gfn)
+        && d.p2m.lookup(&hv.machine, was).is_some_and(|m| m.mfn == mfn)
+    {
+        unmap(hv, d, was)?;
+    }
+    let src = XenFrames::new(&hv.mm, &hv.machine);
+    let (old, flush) = d.p2m.set_entry(&hv.machine, &src, gfn, Leaf::new(mfn, P2mType::RamRw))?;
+    hv.m2p.set(mfn, gfn, 1);
+    finish(hv, d, old, flush);
+    Ok(())
+}
+
+/// Makes `gfn` a hole.
+///
+/// # Errors
+/// `ENOENT` when it is one.
+pub(crate) fn unmap<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> Result<(), Errno> {
+    let src = XenFrames::new(&hv.mm, &hv.machine);
+    let (old, flush) = d.p2m.unmap(&hv.machine, &src, gfn)?;
+    let missing = old.is_none();
+    finish(hv, d, old, flush);
+    if missing { Err(Errno::ENOENT) } else { Ok(()) }
+}
+
+/// Ballooning out: the frame leaves the guest. A direct-mapped domain keeps it reserved.
+///
+/// # Errors
+/// `ENOENT` when no RAM is there.
+pub(crate) fn balloon_out<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> Result<(), Errno> {
+    match d.p2m.lookup(&hv.machine, gfn) {
+        Some(m) if m.t.is_ram() => unmap(hv, d, gfn),
+        // Already out: Linux balloons out what the boot left as a hole.
+        _ => Ok(()),
+    }
+}
+
+/// Ballooning in: RAM at `gfn`. In a direct-mapped domain it is the frame of the same number, if the domain owns it.
+///
+/// # Errors
+/// `ENOMEM`.
+pub(crate) fn populate<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> Result<(), Errno> {
+    let src = XenFrames::new(&hv.mm, &hv.machine);
+    let own = Mfn(gfn.0);
+    let mfn = if d.is_direct_mapped {
+        if hv.mm.info(own).and_then(crate::mm::FrameInfo::owner) != Some(d.id) {
+            return Err(Errno::ENOMEM);
+        }
+        hv.machine.zero_frame(own);
+        own
+    } else {
+        hv.mm.alloc(&hv.machine, d.id, AllocArgs::order(0))?
+    };
+    let (old, flush) = d.p2m.set_entry(&hv.machine, &src, gfn, Leaf::new(mfn, P2mType::RamRw))?;
+    hv.m2p.set(mfn, gfn, 1);
+    finish(hv, d, old, flush);
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! The run loop: one per physical CPU, on one stack.
+//!
+//! It asks the scheduler for a vCPU, enters the guest, hands the exit to
+//! [`crate::hvm::exit`], and starts over.  Interrupts are off except inside
+//! [`Platform::idle`], [`Platform::irq_window`] and the guest; no lock is held there.
+//!
+//! [`Platform::idle`]: crate::machine::Platform::idle
+//! [`Platform::irq_window`]: crate::machine::Platform::irq_window
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use xen_abi::{Ns, PcpuId, VcpuId};
+
+use crate::domain::vcpu::{NO_CPU, attention, stop};
+use crate::domain::{Domain, HwVcpu, Vcpu};
+use crate::hvm::backend::HvmBackend;
+use crate::hvm::exit::{self, Next};
+use crate::hypervisor::{CpuState, Hypervisor, work};
+use crate::machine::Machine;
+use crate::sched::{Readiness, Request, Scheduler, UnitId};
+use crate::time::timers::{TimerId, TimerKind};
+
+/// The vCPU whose hardware state is on this CPU.
+struct Loaded<M: Machine> {
+    d: Arc<Domain<M>>,
+    v: Arc<Vcpu<M>>,
+    hw: Box<HwVcpu<M>>,
+}
+
+/// How the scheduler sees a vCPU.
+pub fn readiness<M: Machine>(v: &Vcpu<M>) -> Readiness {
+    let s = v.not_runnable.load(Ordering::SeqCst);
+    if s & stop::DOWN != 0 || v.pause_count.load(Ordering::SeqCst) != 0 {
+        Readiness::Offline
+    } else if s != 0 {
+        Readiness::Blocked
+    } else {
+        Readiness::Runnable
+    }
+}
+
+/// Runs guests on this CPU for ever.
+pub fn run_cpu<M: Machine>(hv: &Hypervisor<M>) -> ! {
+    let me = hv.machine.this_cpu();
+    let cpu = hv.cpu(me);
+    let mut loaded: Option<Loaded<M>> = None;
+    let mut is_running = false;
+    let mut request = Request::None;
+    loop {
+        let todo = if cpu.work.load(Ordering::Relaxed) != 0 { cpu.work.swap(0, Ordering::SeqCst) } else { 0 };
+        if todo & work::TIMER != 0 {
+            expire_timers(hv, me, cpu);
+        }
+        if todo & work::CONSOLE != 0 {
+            hv.console_input();
+        }
+        if todo & work::RESCHED != 0 || request == Request::Yield || !is_running {
+            is_running = reschedule(hv, me, cpu, &mut loaded, request);
+            request = Request::None;
+        }
+        if cpu.work.load(Ordering::Relaxed) != 0 {
+            continue;
+        }
+        if !is_running {
+            idle(hv, cpu);
+            continue;
+        }
+        let Some(l) = &mut loaded else { continue };
+        loop {
+            match step(hv, cpu, l) {
+                Next::Resume => {}
+                Next::Yield => {
+                    request = Request::Yield;
+                    break;
+                }
+                Next::Stop => {
+                    is_running = false;
+                    break;
+                }
+            }
+            if cpu.work.load(Ordering::Relaxed) != 0 {
+                break;
+            }
+        }
+    }
+}
+
+/// One entry and exit.
+#[inline]
+fn step<M: Machine>(hv: &Hypervisor<M>, cpu: &CpuState, l: &mut Loaded<M>) -> Next {
+    if l.v.attention.load(Ordering::Acquire) != 0
+        && let Some(next) = crate::hvm::intr::attend(hv, &l.d, &l.v, &mut l.hw)
+    {
+        return next;
+    }
+    let exit = hv.machine.hvm().run(&mut l.hw);
+    // Only this CPU writes it.
+    cpu.exits.store(cpu.exits.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    exit::handle(hv, &l.d, &l.v, &mut l.hw, exit)
+}
+
+fn idle<M: Machine>(hv: &Hypervisor<M>, cpu: &CpuState) {
+    cpu.is_idle.store(true, Ordering::SeqCst);
+    if cpu.work.load(Ordering::SeqCst) == 0 {
+        hv.machine.idle();
+    }
+    cpu.is_idle.store(false, Ordering::SeqCst);
+}
+
+/// Asks the scheduler and switches. True when a vCPU is to run.
+fn reschedule<M: Machine>(
+    hv: &Hypervisor<M>,
+    me: PcpuId,
+    cpu: &CpuState,
+    loaded: &mut Option<Loaded<M>>,
+    request: Request,
+) -> bool {
+    let now = hv.now();
+    let current = loaded.as_ref().map(|l| (l.v.unit, l.v.clone()));
+    let d = hv.sched.schedule(me, now, request, |u| match &current {
+        Some((unit, v)) if *unit == u => readiness(v),
+        _ => hv.vcpu_of(u).map_or(Readiness::Offline, |v| readiness(&v)),
+    });
+    if let Some(l) = loaded
+        && d.next != Some(l.v.unit)
+    {
+        l.v.running_on.store(NO_CPU, Ordering::SeqCst);
+    }
+    if let Some(unit) = d.evict {
+        if let Some(l) = loaded.take_if(|l| l.v.unit == unit) {
+            unload(hv, l);
+        }
+        if let Some(kick) = hv.sched.context_saved(me, unit, now) {
+            hv.request(kick, work::RESCHED);
+        }
+    }
+    for other in d.kick.iter() {
+        hv.request(other, work::RESCHED);
+    }
+    cpu.slice_end.store(d.slice_end.map_or(u64::MAX, |n| n.0), Ordering::Relaxed);
+    cpu.current.store(d.next.map_or(0, |u| u.0 + 1), Ordering::Relaxed);
+    let is_running = match d.next {
+        None => false,
+        Some(unit) => {
+            if !loaded.as_ref().is_some_and(|l| l.v.unit == unit) {
+                *loaded = load(hv, me, unit, d.has_migrated);
+            }
+            if let Some(l) = loaded {
+                l.v.running_on.store(me.0, Ordering::SeqCst);
+                if let Some(info) = &d.started {
+                    hv.write_runstate(&l.d, &l.v, info);
+                }
+            }
+            loaded.is_some()
+        }
+    };
+    program_timer(hv, me, cpu);
+    is_running
+}
+
+fn load<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, unit: UnitId, has_migrated: bool) -> Option<Loaded<M>> {
+    let v = hv.vcpu_of(unit)?;
+    let d = v.domain()?;
+    let mut hw = v.hw.lock().take()?;
+    if has_migrated {
+        hv.timers.move_unit(unit, me);
+    }
+    hv.machine.hvm().load(&mut hw);
+    v.loaded_on.store(me.0, Ordering::SeqCst);
+    Some(Loaded { d, v, hw })
+}
+
+fn unload<M: Machine>(hv: &Hypervisor<M>, mut l: Loaded<M>) {
+    hv.machine.hvm().unload(&mut l.hw);
+    l.v.loaded_on.store(NO_CPU, Ordering::SeqCst);
+    let v = l.v;
+    *v.hw.lock() = Some(l.hw);
+}
+
+/// Arms the hardware timer for whatever comes first, if that changed.
+fn program_timer<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {
+    let timers = hv.timers.next_deadline(me).map_or(u64::MAX, |n| n.0);
+    let first = timers.min(cpu.slice_end.load(Ordering::Relaxed));
+    // Firing early once is cheaper than stopping the timer.
+    if first != u64::MAX && first < cpu.armed.load(Ordering::Relaxed) {
+        cpu.armed.store(first, Ordering::Relaxed);
+        hv.machine.set_deadline(Some(Ns(first)));
+    }
+}
+
+fn expire_timers<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {
+    let now = hv.now();
+    if cpu.armed.load(Ordering::Relaxed) <= now.0 {
+        cpu.armed.store(u64::MAX, Ordering::Relaxed);
+    }
+    if cpu.slice_end.load(Ordering::Relaxed) <= now.0 {
+        cpu.slice_end.store(u64::MAX, Ordering::Relaxed);
+        cpu.work.fetch_or(work::RESCHED, Ordering::SeqCst);
+    }
+    while let Some(t) = hv.timers.pop_expired(me, now) {
+        if let Some(v) = hv.vcpu_of(t.unit()) {
+            fire(hv, &v, t, now);
+        }
+    }
+    program_timer(hv, me, cpu);
+}
+
+fn fire<M: Machine>(hv: &Hypervisor<M>, v: &Arc<Vcpu<M>>, t: TimerId, now: Ns) {
+    match t.kind() {
+        TimerKind::Singleshot => {
+            let due = v.timers.lock().singleshot.expire(now);
+            if due {
+                timer_virq(hv, v);
+            }
+        }
+        TimerKind::Periodic => {
+            let next = v.timers.lock().periodic.expire(now);
+            if let Some(next) = next {
+                hv.timers.set(t, hv.machine.this_cpu(), next);
+                timer_virq(hv, v);
+            }
+        }
+        TimerKind::Lapic => {
+            // TSC offset 0 for all domains: the guest's TSC is ours.
+            if let Some(e) = v.lapic.timer_fired(now, hv.machine.tsc()) {
+                if e.is_requested {
+                    v.notify(hv, attention::LAPIC);
+                }
+                hv.lapic_timer(v, e.next);
+            }
+        }
+        TimerKind::Poll => v.unblock(hv),
+        // Watchdogs, platform timers: they come with unprivileged domains.
+        _ => {}
+    }
+}
+
+fn timer_virq<M: Machine>(hv: &Hypervisor<M>, v: &Arc<Vcpu<M>>) {
+    if let Some(d) = v.domain() {
+        hv.send_virq(&d, xen_abi::xen::VIRQ_TIMER, VcpuId(v.id.0));
+    }
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// Sets a timer of a vCPU in the queue of this CPU.
+    #[inline]
+    pub fn set_timer(&self, _v: &Vcpu<M>, id: TimerId, at: Ns) {
+        let me = self.machine.this_cpu();
+        if self.timers.set(id, me, at) {
+            program_timer(self, me, self.cpu(me));
+        }
+    }
+
+    /// Does what a vLAPIC asks of its timer.
+    pub fn lapic_timer(&self, v: &Vcpu<M>, c: crate::hvm::vlapic::timer::TimerCommand) {
+        use crate::hvm::vlapic::timer::TimerCommand;
+        let id = TimerId::new(v.unit, TimerKind::Lapic);
+        match c {
+            TimerCommand::Disarm => {
+                self.timers.cancel(id);
+            }
+            TimerCommand::At(at) => self.set_timer(v, id, at),
+            TimerCommand::AtGuestTsc(tsc) => self.set_timer(v, id, self.clock.at(tsc)),
+        }
+    }
+
+    /// The hardware timer of this CPU fired.
+    #[inline]
+    pub fn timer_interrupt(&self) {
+        self.cpu(self.machine.this_cpu()).work.fetch_or(work::TIMER, Ordering::SeqCst);
+    }
+}
