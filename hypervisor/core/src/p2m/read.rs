@@ -45,7 +45,7 @@ impl<F: EntryFormat> P2m<F> {
     pub fn read<'a, M: FrameMem, R>(
         &'a self,
         mem: &'a M,
-        f: impl Fn(&Reader<'a, M, F>) -> Result<R, Torn>,
+        mut f: impl FnMut(&Reader<'a, M, F>) -> Result<R, Torn>,
     ) -> R {
         for _ in 0..TRIES {
             let seq = self.seq.load(Ordering::Acquire);
@@ -76,7 +76,7 @@ impl<F: EntryFormat> P2m<F> {
     fn read_locked<'a, M: FrameMem, R>(
         &'a self,
         mem: &'a M,
-        f: impl Fn(&Reader<'a, M, F>) -> Result<R, Torn>,
+        mut f: impl FnMut(&Reader<'a, M, F>) -> Result<R, Torn>,
     ) -> R {
         let _writers_wait = self.writer.lock();
         let reader = self.reader(mem, self.seq.load(Ordering::Acquire));

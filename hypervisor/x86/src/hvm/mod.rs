@@ -18,6 +18,7 @@ pub mod bitmap;
 pub mod debugreg;
 pub mod host;
 pub mod svm;
+pub(crate) mod tag;
 pub mod vmx;
 pub mod xstate;
 

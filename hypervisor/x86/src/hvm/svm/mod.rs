@@ -16,14 +16,15 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use radon_core::hvm::backend::{Event, Exit, GuestRegs, HvmBackend, Reg, Seg, Segment, Trap};
 use radon_core::machine::FrameSource;
+use radon_core::p2m::Npt;
 use x86_defs::msr::{self, efer};
-use x86_defs::vmcb::{clean, event, exit_code, tlb_control};
+use x86_defs::vmcb::{clean, event, exit_code};
 use xen_abi::Mfn;
 
 use self::bitmaps::SvmDomain;
 use self::cap::SvmCaps;
-use self::tlb::{Asid, AsidPool};
 use self::vmcb::{ALL_DEBUG_REGISTERS, SvmVcpu};
+use super::tag::{Tag, TagPool};
 use super::{SEGMENTS, ThisCpu, host};
 
 pub mod bitmaps;
@@ -41,7 +42,7 @@ struct Cpu {
     host_pa: u64,
     /// Machine address of `VM_HSAVE_PA`.
     hsave_pa: u64,
-    asids: AsidPool,
+    asids: TagPool,
     /// VMRUNs are not counted; this is what `enable_cpu` found, for the banner.
     enabled: AtomicU64,
 }
@@ -69,7 +70,7 @@ impl Svm {
             cpus.push(Cpu {
                 host_pa: host.maddr().0,
                 hsave_pa: hsave.maddr().0,
-                asids: AsidPool::new(),
+                asids: TagPool::new(),
                 enabled: AtomicU64::new(0),
             });
         }
@@ -110,39 +111,6 @@ impl Svm {
 
     fn cpu(&self) -> &Cpu {
         &self.cpus[(self.this_cpu)().0 as usize]
-    }
-
-    /// Gives the loaded vCPU an ASID that nothing is cached under.
-    fn renew_asid(&self, v: &mut SvmVcpu, cpu: &Cpu) {
-        let (asid, flush_all) = cpu.asids.allocate(self.caps.asids);
-        v.asid = asid;
-        let control = &mut v.vmcb_mut().control;
-        control.asid = asid.number;
-        control.tlb_control = if flush_all {
-            tlb_control::FLUSH_ALL
-        } else {
-            tlb_control::NONE
-        };
-        control.clean &= !clean::ASID;
-    }
-
-    /// Sees to it that nothing that is cached for `v` is used at its next entry.
-    fn drop_translations(&self, v: &mut SvmVcpu) {
-        if !v.is_loaded {
-            v.asid = Asid::NONE;
-        } else if self.caps.flush_by_asid {
-            let control = &mut v.vmcb_mut().control;
-            // A full flush that is already asked for is more.
-            if control.tlb_control == tlb_control::NONE {
-                control.tlb_control = tlb_control::FLUSH_ASID;
-            }
-        } else {
-            let flush_all = v.vmcb().control.tlb_control;
-            self.renew_asid(v, self.cpu());
-            if flush_all == tlb_control::FLUSH_ALL {
-                v.vmcb_mut().control.tlb_control = flush_all;
-            }
-        }
     }
 
     /// Writes the whole state of a vCPU, for the debug keys.
@@ -219,10 +187,6 @@ impl Svm {
     }
 }
 
-/// Format of SVM's nested tables.
-pub struct Npt;
-impl radon_core::p2m::EntryFormat for Npt {}
-
 impl HvmBackend for Svm {
     type Domain = SvmDomain;
     type Vcpu = SvmVcpu;
@@ -251,7 +215,7 @@ impl HvmBackend for Svm {
         if v.cpu != id {
             // VMCB caching and ASIDs are per CPU.
             v.cpu = id;
-            v.asid = Asid::NONE;
+            v.asid = Tag::NONE;
             v.vmcb_mut().control.clean = 0;
         }
         if !cpu.asids.is_current(v.asid) {

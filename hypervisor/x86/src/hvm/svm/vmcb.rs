@@ -17,9 +17,9 @@ use super::Svm;
 use super::bitmaps::SvmDomain;
 use super::cap::SvmCaps;
 use super::intr::NmiState;
-use super::tlb::Asid;
 use crate::directmap;
 use crate::hvm::debugreg::DebugRegs;
+use crate::hvm::tag::Tag;
 use crate::hvm::xstate::Xstate;
 use crate::hvm::{
     INIT_CR0, INIT_DR6, INIT_DR7, INIT_PAT, INIT_RFLAGS, INIT_RIP, SEGMENTS, init_segment,
@@ -47,7 +47,7 @@ pub struct SvmVcpu {
     pub(super) clean_mask: u32,
     /// CPU of the last load.
     pub(super) cpu: u32,
-    pub(super) asid: Asid,
+    pub(super) asid: Tag,
     pub(super) is_loaded: bool,
     pub(super) nmi: NmiState,
     pub(super) wants_window: bool,
@@ -85,7 +85,7 @@ impl SvmVcpu {
             host_pa: 0,
             clean_mask: if svm.caps.vmcb_clean { clean::ALL } else { 0 },
             cpu: NO_CPU,
-            asid: Asid::NONE,
+            asid: Tag::NONE,
             is_loaded: false,
             nmi: NmiState::Open,
             wants_window: false,

@@ -1,0 +1,335 @@
+//! The guest's own page tables, as its processor would walk them.
+//!
+//! A walk only reads, under the p2m's read protocol; when accessed or dirty bits are missing it
+//! says so, the bits are set by compare-and-exchange outside, and the walk runs again.
+
+use super::Fault;
+use super::phys::{GuestMem, at};
+use crate::machine::FrameMem;
+use crate::p2m::{EntryFormat, Reader, Torn};
+use x86_defs::msr::efer;
+use x86_defs::paging::{ADDR_MASK, cr0, cr4, pfec, pte};
+use xen_abi::{Gla, Gpa};
+
+/// What is done at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Data read.
+    Read,
+    /// Data write.
+    Write,
+    /// Instruction fetch.
+    Exec,
+}
+
+/// The registers that decide how addresses are translated.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(missing_docs, reason = "the registers' own names")]
+pub struct PagingRegs {
+    pub cr0: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub efer: u64,
+    /// For RFLAGS.AC, which suspends SMAP.
+    pub rflags: u64,
+    /// Ring of the access.
+    pub cpl: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// No paging: linear is physical.
+    Flat,
+    /// Two levels of 4-byte entries.
+    Bits32,
+    /// Three levels; the top one has four entries.
+    Pae,
+    /// Four levels.
+    Level4,
+    /// Five levels.
+    Level5,
+}
+
+/// How a guest's linear addresses are translated now.
+#[derive(Clone, Copy, Debug)]
+pub struct Paging {
+    mode: Mode,
+    /// Guest-physical address of the top table.
+    root: u64,
+    /// Bits that must be clear in every entry.
+    reserved: u64,
+    is_user: bool,
+    /// Supervisor writes respect read-only pages.
+    wp: bool,
+    /// Supervisor data access to user pages faults.
+    smap: bool,
+    /// Supervisor execution of user pages faults.
+    smep: bool,
+    /// NX works, or SMEP does: faults of fetches say so.
+    fetch_code: bool,
+    /// 4 MiB pages.
+    pse: bool,
+}
+
+const RFLAGS_AC: u64 = 1 << 18;
+
+impl Paging {
+    /// From the registers of a vCPU.
+    #[inline]
+    #[must_use]
+    pub const fn new(r: &PagingRegs) -> Self {
+        let (mode, root) = if r.cr0 & cr0::PG == 0 {
+            (Mode::Flat, 0)
+        } else if r.cr4 & cr4::PAE == 0 {
+            (Mode::Bits32, r.cr3 & 0xffff_f000)
+        } else if r.efer & efer::LMA == 0 {
+            (Mode::Pae, r.cr3 & 0xffff_ffe0)
+        } else if r.cr4 & cr4::LA57 == 0 {
+            (Mode::Level4, r.cr3 & ADDR_MASK)
+        } else {
+            (Mode::Level5, r.cr3 & ADDR_MASK)
+        };
+        let nxe = r.efer & efer::NXE != 0;
+        let smep = r.cr4 & cr4::SMEP != 0;
+        Self {
+            mode,
+            root,
+            reserved: if nxe { 0 } else { pte::NX },
+            is_user: r.cpl == 3,
+            wp: r.cr0 & cr0::WP != 0,
+            smap: r.cr4 & cr4::SMAP != 0 && r.rflags & RFLAGS_AC == 0,
+            smep,
+            fetch_code: nxe || smep,
+            pse: r.cr4 & cr4::PSE != 0,
+        }
+    }
+
+    /// Whether linear addresses have 64 bits in this mode (the code segment decides on top of that).
+    #[must_use]
+    pub const fn is_long(&self) -> bool {
+        matches!(self.mode, Mode::Level4 | Mode::Level5)
+    }
+
+    /// Whether the address exists in this mode.
+    #[inline]
+    const fn is_canonical(&self, gla: u64) -> bool {
+        let shift = match self.mode {
+            Mode::Level4 => 16,
+            Mode::Level5 => 7,
+            _ => return gla >> 32 == 0,
+        };
+        (((gla << shift) as i64) >> shift) as u64 == gla
+    }
+
+    #[cold]
+    const fn page_fault(&self, gla: Gla, access: Access, why: u32) -> Outcome {
+        let mut code = why;
+        match access {
+            Access::Write => code |= pfec::W,
+            Access::Exec if self.fetch_code => code |= pfec::I,
+            _ => {}
+        }
+        if self.is_user {
+            code |= pfec::U;
+        }
+        Outcome::Fault(Fault::Page { gla, code })
+    }
+
+    /// Whether rights `all` (the AND over all levels) and `any` (the OR) allow the access.
+    #[inline]
+    const fn allows(&self, access: Access, all: u64, any: u64) -> bool {
+        let user_page = all & pte::US != 0;
+        if self.is_user && !user_page {
+            return false;
+        }
+        match access {
+            Access::Exec => any & pte::NX == 0 && (self.is_user || !user_page || !self.smep),
+            Access::Read | Access::Write => {
+                if !self.is_user && user_page && self.smap {
+                    return false;
+                }
+                matches!(access, Access::Read) || all & pte::RW != 0 || (!self.is_user && !self.wp)
+            }
+        }
+    }
+}
+
+/// End of one walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Translated.
+    Done(Gpa),
+    Fault(Fault),
+    /// The entry at `at` with value `entry` needs `bits`.
+    Mark {
+        at: Gpa,
+        entry: u64,
+        bits: u64,
+    },
+}
+
+/// Bits that an entry needs for the access to proceed.
+#[inline]
+const fn missing(e: u64, is_leaf: bool, access: Access) -> u64 {
+    let wanted = if is_leaf && matches!(access, Access::Write) {
+        pte::A | pte::D
+    } else {
+        pte::A
+    };
+    wanted & !e
+}
+
+impl Paging {
+    /// One walk. Reads only RAM of the guest.
+    #[inline]
+    pub(super) fn walk<M: FrameMem, F: EntryFormat>(
+        &self,
+        r: &Reader<'_, M, F>,
+        gla: Gla,
+        access: Access,
+    ) -> Result<Outcome, Torn> {
+        if !self.is_canonical(gla.0) {
+            return Ok(Outcome::Fault(Fault::Address(gla)));
+        }
+        match self.mode {
+            Mode::Level4 => self.walk64::<3, M, F>(r, gla, access),
+            Mode::Level5 => self.walk64::<4, M, F>(r, gla, access),
+            Mode::Flat => Ok(Outcome::Done(Gpa(gla.0))),
+            Mode::Pae => self.walk64::<2, M, F>(r, gla, access),
+            Mode::Bits32 => self.walk32(r, gla, access),
+        }
+    }
+
+    /// Eight-byte entries; `TOP` is the level of the root, 0 that of 4 KiB pages.
+    #[inline]
+    fn walk64<const TOP: u32, M: FrameMem, F: EntryFormat>(
+        &self,
+        r: &Reader<'_, M, F>,
+        gla: Gla,
+        access: Access,
+    ) -> Result<Outcome, Torn> {
+        let (mut table, mut level) = (self.root, TOP);
+        let (mut all, mut any) = (pte::RW | pte::US, 0);
+        loop {
+            let shift = 12 + 9 * level;
+            let here = Gpa(table + (gla.0 >> shift & 511) * 8);
+            let Some(ram) = r.lookup(here.gfn())?.filter(|m| m.t.is_ram()) else {
+                return Ok(Outcome::Fault(Fault::NotRam(here)));
+            };
+            let e = r.mem().load64(at(ram, here));
+            if e & pte::P == 0 {
+                return Ok(self.page_fault(gla, access, 0));
+            }
+            // PAE's four top entries have neither rights nor an accessed bit.
+            let is_bare = TOP == 2 && level == 2;
+            let is_leaf = level == 0 || (e & pte::PS != 0 && !is_bare);
+            let mut reserved = self.reserved;
+            if is_leaf && level > 0 {
+                // Pages of 512 GiB do not exist, and large ones are aligned (bit 12 is PAT).
+                reserved |= if level > 2 {
+                    pte::PS
+                } else {
+                    (1 << shift) - (1 << 13)
+                };
+            }
+            if e & reserved != 0 {
+                return Ok(self.page_fault(gla, access, pfec::P | pfec::RSVD));
+            }
+            if !is_bare {
+                all &= e;
+                any |= e;
+                if is_leaf && !self.allows(access, all, any) {
+                    return Ok(self.page_fault(gla, access, pfec::P));
+                }
+                let bits = missing(e, is_leaf, access);
+                if bits != 0 {
+                    return Ok(Outcome::Mark {
+                        at: here,
+                        entry: e,
+                        bits,
+                    });
+                }
+            }
+            if is_leaf {
+                let within = (1 << shift) - 1;
+                let gpa = e & ADDR_MASK & !within | gla.0 & within;
+                return Ok(Outcome::Done(Gpa(gpa)));
+            }
+            table = e & ADDR_MASK;
+            level -= 1;
+        }
+    }
+
+    /// Four-byte entries, two levels.
+    #[cold]
+    fn walk32<M: FrameMem, F: EntryFormat>(
+        &self,
+        r: &Reader<'_, M, F>,
+        gla: Gla,
+        access: Access,
+    ) -> Result<Outcome, Torn> {
+        let mut table = self.root;
+        let mut all = pte::RW | pte::US;
+        for (shift, is_last) in [(22, false), (12, true)] {
+            let here = Gpa(table + (gla.0 >> shift & 1023) * 4);
+            let Some(ram) = r.lookup(here.gfn())?.filter(|m| m.t.is_ram()) else {
+                return Ok(Outcome::Fault(Fault::NotRam(here)));
+            };
+            let e = u64::from(r.mem().load32(at(ram, here)));
+            if e & pte::P == 0 {
+                return Ok(self.page_fault(gla, access, 0));
+            }
+            let is_leaf = is_last || (e & pte::PS != 0 && self.pse);
+            // Bit 21 of a 4 MiB page; bits 13-20 are address bits 32-39 (PSE-36).
+            if is_leaf && !is_last && e & 1 << 21 != 0 {
+                return Ok(self.page_fault(gla, access, pfec::P | pfec::RSVD));
+            }
+            all &= e;
+            if is_leaf && !self.allows(access, all, 0) {
+                return Ok(self.page_fault(gla, access, pfec::P));
+            }
+            let bits = missing(e, is_leaf, access);
+            if bits != 0 {
+                return Ok(Outcome::Mark {
+                    at: here,
+                    entry: e,
+                    bits,
+                });
+            }
+            if is_last {
+                return Ok(Outcome::Done(Gpa(e & 0xffff_f000 | gla.offset())));
+            }
+            if is_leaf {
+                let high = (e >> 13 & 0xff) << 32;
+                return Ok(Outcome::Done(Gpa(high
+                    | e & 0xffc0_0000
+                    | gla.0 & 0x3f_ffff)));
+            }
+            table = e & 0xffff_f000;
+        }
+        Ok(Outcome::Fault(Fault::Address(gla)))
+    }
+
+    /// Sets accessed and dirty bits, unless the entry has changed since or cannot be written: the
+    /// next walk sees.
+    #[cold]
+    pub(super) fn mark<M: FrameMem, F: EntryFormat>(
+        &self,
+        g: &GuestMem<'_, M, F>,
+        here: Gpa,
+        entry: u64,
+        bits: u64,
+    ) -> Result<(), Fault> {
+        let got = g.p2m.get_page(g.mem, g.frames, here.gfn());
+        let (mapping, _frame) = g.writable(here, got)?;
+        if self.mode == Mode::Bits32 {
+            #[expect(clippy::cast_possible_truncation, reason = "entries of 32 bits")]
+            let _ = g
+                .mem
+                .cmpxchg32(at(mapping, here), entry as u32, (entry | bits) as u32);
+        } else {
+            let _ = g.mem.cmpxchg64(at(mapping, here), entry, entry | bits);
+        }
+        Ok(())
+    }
+}
