@@ -305,7 +305,7 @@ impl<M: Machine> Hypervisor<M> {
         let has_flag = d.vm_assist.load(Ordering::Relaxed) & flag != 0;
         let image = RunstateImage::new(RunstateLayout::Bits64, info.state as u32, info.entry, info.times);
         let _: Result<(), core::convert::Infallible> = image.write(has_flag, |step| {
-            crate::hvm::memory::write_area(self, &area, step.offset, step.bytes);
+            crate::hvm::memory::write_area(self, &area, step.offset as usize, step.bytes);
             Ok(())
         });
     }
@@ -322,7 +322,7 @@ impl<M: Machine> Hypervisor<M> {
     /// Writes a domain's wall clock.
     pub fn publish_wallclock(&self, d: &Domain<M>) {
         let wc = *self.wallclock.lock();
-        wc.publish(&self.machine, d.shared_info.maddr(), crate::time::pvclock::SharedInfoLayout::Bits64);
+        wc.publish(&self.machine, d.shared_info.maddr(), crate::time::pvclock::SharedInfoLayout::Bits64, 0);
     }
 
     /// Whether a frame is neither RAM nor the hypervisor's: device memory that belongs to dom0.

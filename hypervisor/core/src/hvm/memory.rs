@@ -8,7 +8,7 @@ use crate::domain::{Domain, HwVcpu};
 use crate::guest::{Access, GuestMem, GuestSpace, Linear, Paging, PagingRegs};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
-use crate::mm::{AllocArgs, XenFrames};
+use crate::mm::AllocArgs;
 use crate::p2m::{Leaf, P2mType};
 
 type Stage2<M> = <<M as Machine>::Hvm as HvmBackend>::Stage2;
@@ -79,7 +79,7 @@ pub(crate) fn translate<M: Machine>(
 /// The frame behind a gfn of the domain's own writable RAM, with a reference that the caller drops by `put`.
 pub(crate) fn get_frame<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> Option<Mfn> {
     let frame = physical(hv, d).pin_writable(gfn).ok()?;
-    Some(frame.into_mfn())
+    Some(frame.into_raw())
 }
 
 /// Pins a guest-linear area of at most a page that the hypervisor will write.
@@ -139,12 +139,12 @@ fn finish<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, old: Option<crate::p2m:
     if flush.is_needed() {
         hv.flush_stage2(d);
     }
-    d.p2m.flushed(&hv.machine, &XenFrames::new(&hv.mm, &hv.machine), flush);
+    d.p2m.flushed(&hv.machine, &hv.mm.xen(&hv.machine), flush);
     if let Some(old) = old
         && old.t.is_ram()
         && !d.is_direct_mapped
     {
-        hv.mm.put_alloc(old.mfn, d.id);
+        let _ = hv.mm.put_alloc(old.mfn, d.id);
     }
 }
 
@@ -160,7 +160,7 @@ pub(crate) fn map_xen_frame<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: 
     {
         unmap(hv, d, was)?;
     }
-    let src = XenFrames::new(&hv.mm, &hv.machine);
+    let src = hv.mm.xen(&hv.machine);
     let (old, flush) = d.p2m.set_entry(&hv.machine, &src, gfn, Leaf::new(mfn, P2mType::RamRw))?;
     hv.m2p.set(mfn, gfn, 1);
     finish(hv, d, old, flush);
@@ -172,7 +172,7 @@ pub(crate) fn map_xen_frame<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: 
 /// # Errors
 /// `ENOENT` when it is one.
 pub(crate) fn unmap<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> Result<(), Errno> {
-    let src = XenFrames::new(&hv.mm, &hv.machine);
+    let src = hv.mm.xen(&hv.machine);
     let (old, flush) = d.p2m.unmap(&hv.machine, &src, gfn)?;
     let missing = old.is_none();
     finish(hv, d, old, flush);
@@ -196,7 +196,7 @@ pub(crate) fn balloon_out<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gf
 /// # Errors
 /// `ENOMEM`.
 pub(crate) fn populate<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> Result<(), Errno> {
-    let src = XenFrames::new(&hv.mm, &hv.machine);
+    let src = hv.mm.xen(&hv.machine);
     let own = Mfn(gfn.0);
     let mfn = if d.is_direct_mapped {
         if hv.mm.info(own).and_then(crate::mm::FrameInfo::owner) != Some(d.id) {

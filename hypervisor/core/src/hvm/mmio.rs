@@ -14,7 +14,6 @@ use crate::domain::{Domain, HwVcpu, Vcpu};
 use crate::guest::Fault;
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
-use crate::mm::XenFrames;
 use crate::p2m::{Leaf, P2mType};
 
 /// Page of the local APIC.
@@ -58,7 +57,7 @@ fn touch_device<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> bool
     if gfn.0 >> 36 != 0 || !may(gfn) {
         return false;
     }
-    let src = XenFrames::new(&hv.mm, &hv.machine);
+    let src = hv.mm.xen(&hv.machine);
     let first = Gfn(gfn.0 & !511);
     if (first.0..first.0 + 512).all(|g| may(Gfn(g))) {
         let leaf = Leaf::new(Mfn(first.0), P2mType::MmioDirect);
@@ -72,7 +71,7 @@ fn touch_device<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> bool
 
 /// Maps one device page at its own address.
 pub(crate) fn map_device<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> bool {
-    let src = XenFrames::new(&hv.mm, &hv.machine);
+    let src = hv.mm.xen(&hv.machine);
     match d.p2m.set_entry(&hv.machine, &src, gfn, Leaf::new(Mfn(gfn.0), P2mType::MmioDirect)) {
         Ok((_, flush)) => {
             if flush.is_needed() {

@@ -9,6 +9,7 @@ mod io;
 pub(crate) mod memory;
 pub(crate) mod mmio;
 mod msr_exit;
+mod msr_table;
 mod policy;
 pub mod vioapic;
 pub mod vlapic;

@@ -41,7 +41,7 @@ pub(crate) fn read<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<V
     let value = if (0x800..=0x8ff).contains(&number) {
         v.lapic.x2apic_read(number, hv.now()).ok()
     } else {
-        super::msr::read(hv, d, v, hw, number)
+        super::msr_table::read(hv, d, v, hw, number)
     };
     match value {
         None => hvm.inject(hw, GP),
@@ -69,7 +69,7 @@ pub(crate) fn write<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<
             }
             Err(_) => hvm.inject(hw, GP),
         }
-    } else if super::msr::write(hv, d, v, hw, number, value) {
+    } else if super::msr_table::write(hv, d, v, hw, number, value) {
         retire(hv, d, hw, Insn::Wrmsr);
     } else {
         log::debug!("{}{} wrmsr {number:#x} <- {value:#x} refused", d.id, v.id);

@@ -56,7 +56,7 @@ fn delivered<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, delivery: Deliv
     match delivery {
         Delivery::Raised(r) => hv.raised(d, r),
         // No port of ours has a consumer yet: they come with ioreq servers.
-        Delivery::Xen { .. } => {}
+        Delivery::Consumer { .. } => {}
     }
 }
 
@@ -108,11 +108,11 @@ fn status<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -> Op
     b.u.0 = [0; 2];
     match info.status {
         PortStatus::Closed => b.status = EVTCHNSTAT_closed,
-        PortStatus::Unbound { remote } => {
+        PortStatus::Unbound(remote) => {
             b.status = EVTCHNSTAT_unbound;
             b.u.set(&EvtchnStatusUnbound { dom: remote });
         }
-        PortStatus::Interdomain { dom, port } => {
+        PortStatus::Interdomain(dom, port) => {
             b.status = EVTCHNSTAT_interdomain;
             b.u.set(&EvtchnStatusInterdomain { dom, _fill0: [0; 2], port });
         }
@@ -152,9 +152,7 @@ fn reset<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -> OpR
     loop {
         match d.evtchn.reset(&c.hv.machine, resuming, 256, &All(c.hv), |_| {})? {
             Progress::Done(frames) => {
-                for mfn in frames.iter() {
-                    c.hv.mm.put(mfn);
-                }
+                frames.for_each(|mfn| c.hv.mm.put(mfn));
                 return OK;
             }
             Progress::Again => resuming = true,

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use xen_abi::hvm_op::*;
 use xen_abi::hvm_params::*;
-use xen_abi::{Errno, VcpuId};
+use xen_abi::Errno;
 
 use super::{Ctx, OK, OpResult, ops};
 use crate::access::{Granted, Hook, Target};
@@ -88,7 +88,7 @@ fn set_upcall_vector<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 
     if s.vector < 16 {
         return Err(Errno::EINVAL);
     }
-    let v = c.d.vcpu(VcpuId(s.vcpu)).ok_or(Errno::ENOENT)?;
+    let v = c.d.vcpu(s.vcpu).ok_or(Errno::ENOENT)?;
     v.upcall_vector.store(s.vector, Ordering::Release);
     // An event that came before the vector was known must not be lost.
     if c.d.evtchn.upcall_pending(&c.hv.machine, v.id, false) {

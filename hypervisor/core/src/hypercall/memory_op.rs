@@ -92,7 +92,7 @@ fn reserved_device_memory_map<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, 
 fn add_to_physmap<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -> OpResult {
     let r: XenAddToPhysmap = c.read(a[0])?;
     let d = target(c, &g, r.domid)?;
-    let gfn = Gfn(r.gpfn);
+    let gfn = r.gpfn;
     match r.space {
         XENMAPSPACE_shared_info => {
             if r.idx != 0 {
@@ -124,7 +124,7 @@ fn grant_frame<M: Machine>(c: &Ctx<'_, M>, d: &crate::domain::Domain<M>, index: 
 fn remove_from_physmap<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -> OpResult {
     let r: XenRemoveFromPhysmap = c.read(a[0])?;
     let d = target(c, &g, r.domid)?;
-    memory::unmap(c.hv, &d, Gfn(r.gpfn))?;
+    memory::unmap(c.hv, &d, r.gpfn)?;
     OK
 }
 

@@ -18,7 +18,7 @@
 
 pub mod message;
 mod regs;
-mod timer;
+pub mod timer;
 mod vectors;
 
 #[cfg(test)]
