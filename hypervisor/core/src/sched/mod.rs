@@ -1,9 +1,49 @@
 //! Which vCPU runs where.
 //!
-//! The room knows vCPUs as [`UnitId`]s, physical CPUs as [`xen_abi::PcpuId`]s and
-//! time as [`xen_abi::Ns`]; it knows no domains, hypercalls or hardware.
+//! The room knows vCPUs as [`UnitId`]s, domains as [`GroupId`]s (weight and cap belong
+//! to them), physical CPUs as [`PcpuId`]s and time as [`Ns`]; it knows no domains,
+//! hypercalls or hardware.  [`Scheduler`] is the seam, [`Sched`] the static dispatch over
+//! [`credit2`] and [`null`]; `rtds` would be a third arm.  One value schedules one
+//! CPU pool.
+//!
+//! # The run loop's side
+//!
+//! ```text
+//! loop {
+//!     let d = sched.schedule(cpu, now, Request::None, |u| readiness_of(u));
+//!     if let Some(u) = d.evict { save u's state; kick(sched.context_saved(cpu, u, now)) }
+//!     kick(d.kick);
+//!     arm the timer for min(d.slice_end, timers.next_deadline(cpu));
+//!     match d.next { Some(u) => load u unless it is still here, run it; None => halt }
+//! }
+//! ```
+//!
+//! - A unit's hardware state may stay on the CPU that ran it last (it is *resident*
+//!   there) while that CPU idles, so that block and wake on the same CPU switch nothing.
+//!   Nobody else runs a resident unit; [`Decision::evict`] says when the state must go.
+//! - [`Readiness`] is asked for under the scheduler's lock.  Whoever makes a unit ready
+//!   changes its flags first and calls [`Scheduler::wake`] after that; whoever stops it
+//!   changes its flags first and calls [`Scheduler::sleep`].  So no wake-up is lost,
+//!   and a paused unit is not woken.
+//! - Whoever is returned as a CPU to kick calls [`Scheduler::schedule`] soon; a kick of
+//!   the calling CPU itself means that it should reschedule on its way out.
+//! - No timer is asked for ([`Decision::slice_end`]) while a unit has its CPU for itself.
 
+pub mod cpumask;
+pub mod credit2;
 pub mod dense;
+mod dispatch;
+pub mod null;
+pub mod runstate;
+
+#[cfg(test)]
+mod sim;
+
+pub use cpumask::CpuMask;
+pub use dispatch::Sched;
+pub use runstate::{Runstate, RunstateInfo, RunstateKind};
+
+use xen_abi::{Errno, Ns, PcpuId};
 
 /// A schedulable unit (one vCPU): a small dense number, unique in the whole
 /// hypervisor while the unit exists.
@@ -11,8 +51,195 @@ pub mod dense;
 #[repr(transparent)]
 pub struct UnitId(pub u32);
 
+/// The units of one domain, as the scheduler knows them: a small dense number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct GroupId(pub u32);
+
 impl core::fmt::Display for UnitId {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "unit {}", self.0)
     }
+}
+
+/// Whether a unit may run, as its owner sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Readiness {
+    /// It wants a CPU.
+    Runnable,
+    /// It waits for an event.
+    Blocked,
+    /// It is paused, down, or its domain is not (or no longer) to run.
+    Offline,
+}
+
+/// Why [`Scheduler::schedule`] is called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// A tick, a kick, or the current unit stopped.
+    None,
+    /// The current unit gives way to others that wait.
+    Yield,
+}
+
+/// Answer of [`Scheduler::schedule`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Decision {
+    /// Who runs now; `None` for nobody.
+    pub next: Option<UnitId>,
+    /// When to ask again at the latest; `None` if only an event can change the answer.
+    pub slice_end: Option<Ns>,
+    /// The unit whose state this CPU must save, then call [`Scheduler::context_saved`].
+    pub evict: Option<UnitId>,
+    /// `next` ran on another CPU last.
+    pub has_migrated: bool,
+    /// `next` did not run on this CPU until now: its accounting for the runstate area.
+    pub started: Option<RunstateInfo>,
+    /// CPUs that should call [`Scheduler::schedule`].
+    pub kick: CpuMask,
+}
+
+/// `XEN_SCHEDULER_CREDIT2`.
+pub const XEN_SCHEDULER_CREDIT2: u32 = 6;
+/// `XEN_SCHEDULER_NULL`.
+pub const XEN_SCHEDULER_NULL: u32 = 9;
+
+/// Weight and cap of a group (`xen_domctl_sched_credit2`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Params {
+    /// Relative share, 1 to 65535.
+    pub weight: u16,
+    /// Percent of one physical CPU, 0 for no cap.
+    pub cap: u16,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self {
+            weight: 256,
+            cap: 0,
+        }
+    }
+}
+
+/// Where a CPU sits in the machine; equal numbers share the part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CpuTopology {
+    /// Core (hardware threads share it), unique in the machine.
+    pub core: u32,
+    /// Socket, unique in the machine.
+    pub socket: u32,
+    /// Memory node.
+    pub node: u32,
+}
+
+/// What is known of a unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UnitInfo {
+    /// Times, up to date.
+    pub runstate: RunstateInfo,
+    /// Where it runs or ran last.
+    pub cpu: PcpuId,
+    /// It runs right now.
+    pub is_running: bool,
+    /// Its state is on `cpu` (running, being saved, or kept there while that CPU idles).
+    pub is_resident: bool,
+    /// Hard affinity as it was set.
+    pub hard: CpuMask,
+    /// Soft affinity as it was set.
+    pub soft: CpuMask,
+}
+
+/// What is known of a physical CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CpuInfo {
+    /// Who runs.
+    pub current: Option<UnitId>,
+    /// Nanoseconds without a unit.
+    pub idle: u64,
+}
+
+/// Decides which unit runs on which CPU.  See the module's text for the protocol.
+pub trait Scheduler {
+    /// `XEN_SCHEDULER_*`.
+    fn id(&self) -> u32;
+
+    /// Adds a CPU, idle; it calls [`Scheduler::schedule`] when it is ready for work.
+    fn add_cpu(&self, cpu: PcpuId, at: CpuTopology, now: Ns) -> Result<(), Errno>;
+
+    /// Takes a CPU out; returns CPUs to kick.  `EBUSY`, also with CPUs to kick, while a
+    /// unit is on it: ask again after it has called [`Scheduler::schedule`], which no
+    /// longer gives it units.  `EINVAL` for the last CPU.
+    fn remove_cpu(&self, cpu: PcpuId, now: Ns) -> Result<CpuMask, (Errno, CpuMask)>;
+
+    /// Adds a group without units.
+    fn insert_group(&self, group: GroupId, params: Params) -> Result<(), Errno>;
+
+    /// Removes a group without units.
+    fn remove_group(&self, group: GroupId);
+
+    /// Changes weight and cap; returns CPUs to kick.  `EINVAL` for a weight of 0.
+    fn set_params(&self, group: GroupId, params: Params, now: Ns) -> Result<CpuMask, Errno>;
+
+    /// Weight and cap.
+    fn params(&self, group: GroupId) -> Result<Params, Errno>;
+
+    /// Adds a unit, asleep and offline; returns the CPU it will start on.
+    fn insert_unit(
+        &self,
+        unit: UnitId,
+        group: GroupId,
+        hard: &CpuMask,
+        soft: &CpuMask,
+        now: Ns,
+    ) -> Result<PcpuId, Errno>;
+
+    /// Removes a unit that sleeps and is resident nowhere (`EBUSY` otherwise; see
+    /// [`Scheduler::evict`]).
+    fn remove_unit(&self, unit: UnitId) -> Result<(), Errno>;
+
+    /// The unit may have become ready; returns a CPU to kick.
+    fn wake(&self, unit: UnitId, now: Ns, readiness: impl FnOnce() -> Readiness) -> Option<PcpuId>;
+
+    /// The unit may have ceased to be ready; returns the CPU to kick if it runs.
+    fn sleep(&self, unit: UnitId, now: Ns, readiness: impl FnOnce() -> Readiness)
+    -> Option<PcpuId>;
+
+    /// Picks what `cpu` does next.
+    fn schedule(
+        &self,
+        cpu: PcpuId,
+        now: Ns,
+        request: Request,
+        readiness: impl FnOnce(UnitId) -> Readiness,
+    ) -> Decision;
+
+    /// The state of `unit` has left `cpu`; returns a CPU to kick.
+    fn context_saved(&self, cpu: PcpuId, unit: UnitId, now: Ns) -> Option<PcpuId>;
+
+    /// Asks the CPU where a sleeping unit is resident to save it (it will be told by
+    /// [`Decision::evict`]); returns that CPU, to be kicked.
+    fn evict(&self, unit: UnitId) -> Option<PcpuId>;
+
+    /// Changes the CPUs where a unit may (hard) and should (soft) run.  `EINVAL` if
+    /// `hard` holds no CPU of the pool.
+    fn set_affinity(
+        &self,
+        unit: UnitId,
+        hard: &CpuMask,
+        soft: &CpuMask,
+        now: Ns,
+    ) -> Result<CpuMask, Errno>;
+
+    /// What is known of a unit.
+    fn unit_info(&self, unit: UnitId, now: Ns) -> Result<UnitInfo, Errno>;
+
+    /// What is known of a CPU.
+    fn cpu_info(&self, cpu: PcpuId, now: Ns) -> Result<CpuInfo, Errno>;
+
+    /// CPUs of the pool.
+    fn cpus(&self) -> CpuMask;
+
+    /// Prints the run queues (debug key `r`).
+    fn dump(&self, now: Ns, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
 }

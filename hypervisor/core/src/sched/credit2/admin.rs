@@ -1,0 +1,433 @@
+//! The rare operations: CPUs, units and groups come and go, or change.
+
+use super::super::{CpuMask, CpuTopology, GroupId, Params, Runstate, UnitId};
+use super::group::Group;
+use super::place::RqGuard;
+use super::rq::{Cpu, Rq};
+use super::unit::{CREDIT_INIT, Place, Unit};
+use super::{Credit2, Grouping, NOWHERE, Shared};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use xen_abi::{Errno, Ns, PcpuId};
+
+/// What `admin` guards.
+#[derive(Default)]
+pub(super) struct Admin {
+    /// By run queue: what its CPUs have in common.
+    keys: Vec<u32>,
+    /// One more than the highest unit number so far.
+    units: usize,
+}
+
+impl Credit2 {
+    fn key(&self, cpu: PcpuId, at: CpuTopology) -> u32 {
+        match self.config.grouping {
+            Grouping::Cpu => cpu.0,
+            Grouping::Core => at.core,
+            Grouping::Socket => at.socket,
+            Grouping::Node => at.node,
+            Grouping::All => 0,
+        }
+    }
+
+    pub(super) fn admit_cpu(&self, cpu: PcpuId, at: CpuTopology, now: Ns) -> Result<(), Errno> {
+        let home = self.cpu_home.get(cpu.0 as usize).ok_or(Errno::EINVAL)?;
+        let mut admin = self.admin.lock();
+        if home.load(Relaxed) != NOWHERE {
+            return Err(Errno::EEXIST);
+        }
+        let key = self.key(cpu, at);
+        let has_room = |i: usize| {
+            self.rqs
+                .get(i)
+                .is_some_and(|s| s.cpus().len() < self.config.max_cpus_per_rq)
+        };
+        let found = admin.keys.iter().enumerate();
+        let found = found.filter(|(i, k)| **k == key && has_room(*i));
+        let number = found.map(|(i, _)| i).next();
+        // An emptied run queue is used again.
+        let is_empty = |i: &usize| self.rqs.get(*i).is_some_and(|s| s.cpus().is_empty());
+        let number = number.or_else(|| (0..admin.keys.len()).find(is_empty));
+        let number = number.unwrap_or(admin.keys.len());
+        let shared = self.rqs.get(number).ok_or(Errno::ENOSPC)?;
+        match admin.keys.get_mut(number) {
+            Some(k) => *k = key,
+            None => admin.keys.push(key),
+        }
+        let number = u32::try_from(number).map_err(|_| Errno::ENOSPC)?;
+        let mut rq = shared.rq.lock();
+        rq.reserve(admin.units);
+        let index = rq.add_cpu(cpu, now);
+        set_cpu(shared, cpu, true);
+        home.store(number << 8 | index, Relaxed);
+        drop(rq);
+        self.rqs_used
+            .store(u32::try_from(admin.keys.len()).unwrap_or(0), Relaxed);
+        for (i, s) in (0..).zip(self.rqs.iter().take(admin.keys.len())) {
+            let mut rq = s.rq.lock();
+            rq.mend_affinity(cpu);
+            self.publish(i, &rq);
+        }
+        Ok(())
+    }
+
+    pub(super) fn dismiss_cpu(&self, cpu: PcpuId, now: Ns) -> Result<CpuMask, (Errno, CpuMask)> {
+        let none = |e| (e, CpuMask::NONE);
+        let admin = self.admin.lock();
+        let (number, index) = self.home_of(cpu).ok_or(none(Errno::ENOENT))?;
+        let shared = self.rqs.get(number as usize).ok_or(none(Errno::ENOENT))?;
+        let mut rest = self.all_cpus();
+        rest.remove(cpu);
+        if rest.is_empty() {
+            return Err(none(Errno::EINVAL));
+        }
+        let mut rq = shared.rq.lock();
+        rq.online &= !(1 << index);
+        rq.idle &= !(1 << index);
+        set_cpu(shared, cpu, false);
+        let is_busy = rq
+            .cpu(index)
+            .is_some_and(|c| c.current.is_some() || c.resident.is_some());
+        if !is_busy {
+            rq.drop_cpu(index);
+            if let Some(home) = self.cpu_home.get(cpu.0 as usize) {
+                home.store(NOWHERE, Relaxed);
+            }
+        }
+        self.publish(number, &rq);
+        drop(rq);
+        let mut kick = self.place_all(number, now);
+        drop(admin);
+        if is_busy {
+            kick.insert(cpu);
+            return Err((Errno::EBUSY, kick));
+        }
+        Ok(kick)
+    }
+
+    /// Places all waiting units of a run queue again.
+    fn place_all(&self, number: u32, now: Ns) -> CpuMask {
+        let Some(shared) = self.rqs.get(number as usize) else {
+            return CpuMask::NONE;
+        };
+        let waiting: Vec<UnitId> = shared.rq.lock().queue.iter().map(|w| w.unit).collect();
+        let mut kick = CpuMask::NONE;
+        for unit in waiting {
+            let found = self.with_unit(unit, |rq, home| {
+                let is_waiting = rq.unit(unit).is_some_and(|u| u.place == Place::Queued);
+                if is_waiting {
+                    self.place(rq, home, unit, now)
+                } else {
+                    None
+                }
+            });
+            kick = kick.or(&found.flatten().into());
+        }
+        kick
+    }
+
+    fn all_cpus(&self) -> CpuMask {
+        self.rqs.iter().fold(CpuMask::NONE, |m, s| m.or(&s.cpus()))
+    }
+
+    pub(super) fn create_group(&self, group: GroupId, params: Params) -> Result<(), Errno> {
+        if params.weight == 0 {
+            return Err(Errno::EINVAL);
+        }
+        if !self.groups.register(group.0) {
+            return Err(Errno::ENOSPC);
+        }
+        let mut slot = self.groups.get(group.0).ok_or(Errno::ENOSPC)?.lock();
+        if slot.is_some() {
+            return Err(Errno::EEXIST);
+        }
+        *slot = Some(Arc::new(Group::new(params)));
+        Ok(())
+    }
+
+    fn group(&self, group: GroupId) -> Result<Arc<Group>, Errno> {
+        let slot = self.groups.get(group.0).ok_or(Errno::ESRCH)?;
+        let group = slot.lock().clone();
+        group.ok_or(Errno::ESRCH)
+    }
+
+    pub(super) fn change_params(
+        &self,
+        id: GroupId,
+        params: Params,
+        now: Ns,
+    ) -> Result<CpuMask, Errno> {
+        if params.weight == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let _admin = self.admin.lock();
+        let group = self.group(id)?;
+        group.set_params(params, now);
+        let mut kick = CpuMask::NONE;
+        for (i, shared) in (0..self.rq_count()).zip(self.rqs.iter()) {
+            let mut rq = shared.rq.lock();
+            kick = kick.or(&rq.adopt_params(id, now));
+            self.publish(i, &rq);
+        }
+        Ok(kick)
+    }
+
+    pub(super) fn create_unit(
+        &self,
+        id: UnitId,
+        group_id: GroupId,
+        hard: &CpuMask,
+        soft: &CpuMask,
+        now: Ns,
+    ) -> Result<PcpuId, Errno> {
+        let mut admin = self.admin.lock();
+        let group = self.group(group_id)?;
+        if !self.unit_home.register(id.0) {
+            return Err(Errno::ENOSPC);
+        }
+        let home = self.unit_home.get(id.0).ok_or(Errno::ENOSPC)?;
+        if home.load(Relaxed) != NOWHERE {
+            return Err(Errno::EEXIST);
+        }
+        admin.units = admin.units.max(id.0 as usize + 1);
+        for shared in self.rqs.iter().take(admin.keys.len()) {
+            shared.rq.lock().reserve(admin.units);
+        }
+        let mut unit = Box::new(Unit {
+            weight: group.weight(),
+            is_capped: group.is_capped(),
+            group,
+            group_id,
+            place: Place::Asleep,
+            resident: None,
+            cpu: PcpuId(0),
+            key: 0,
+            epoch: 0,
+            paid: now,
+            started: now,
+            budget: 0,
+            hard: *hard,
+            soft: *soft,
+            hard_here: 0,
+            soft_here: 0,
+            any_cpu: !hard.intersects(&self.all_cpus()),
+            runstate: Runstate::new(now),
+        });
+        let number = self.any_rq_for(&unit).ok_or(Errno::EINVAL)?;
+        let shared = self.rqs.get(number as usize).ok_or(Errno::EINVAL)?;
+        let mut rq = shared.rq.lock();
+        unit.set_credit(&rq.base, CREDIT_INIT);
+        unit.group.units.fetch_add(1, Relaxed);
+        rq.insert(id, unit);
+        let index = rq.unit(id).map_or(0, |u| u.soft_here & rq.online);
+        let cpu = rq
+            .cpu(index.trailing_zeros())
+            .or_else(|| rq.cpus.iter().flatten().next())
+            .map_or(PcpuId(0), |c| c.id);
+        if let Some(unit) = rq.unit_mut(id) {
+            unit.cpu = cpu;
+        }
+        home.store(number, Release);
+        Ok(cpu)
+    }
+
+    pub(super) fn destroy_unit(&self, id: UnitId) -> Result<(), Errno> {
+        let _admin = self.admin.lock();
+        let home = self.unit_home.get(id.0).ok_or(Errno::ESRCH)?;
+        self.with_unit(id, |mut rq, _| {
+            let unit = rq.unit(id).ok_or(Errno::ESRCH)?;
+            if unit.place != Place::Asleep || unit.resident.is_some() {
+                return Err(Errno::EBUSY);
+            }
+            let (unit, _) = rq.extract(id).ok_or(Errno::EBUSY)?;
+            home.store(NOWHERE, Release);
+            unit.group.units.fetch_sub(1, Relaxed);
+            Ok(())
+        })
+        .unwrap_or(Err(Errno::ESRCH))
+    }
+
+    pub(super) fn change_affinity(
+        &self,
+        mut rq: RqGuard<'_>,
+        home: u32,
+        id: UnitId,
+        (hard, soft): (&CpuMask, &CpuMask),
+        now: Ns,
+    ) -> CpuMask {
+        let Some(mut unit) = rq.units.get_mut(id.0 as usize).and_then(Option::take) else {
+            return CpuMask::NONE;
+        };
+        unit.hard = *hard;
+        unit.soft = *soft;
+        unit.any_cpu = false;
+        rq.localize(&mut unit, false);
+        let place = unit.place;
+        let hard_here = unit.hard_here;
+        if let Some(slot) = rq.units.get_mut(id.0 as usize) {
+            *slot = Some(unit);
+        }
+        match place {
+            Place::Running(cpu) if hard_here >> cpu & 1 == 0 => {
+                rq.cpu(cpu).map_or(CpuMask::NONE, |c| CpuMask::single(c.id))
+            }
+            Place::Queued => self.place(rq, home, id, now).into(),
+            // Asleep or parked: it is placed when it wakes.
+            Place::Running(_) | Place::Asleep | Place::Parked => CpuMask::NONE,
+        }
+    }
+
+    pub(super) fn print(&self, now: Ns, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        writeln!(
+            out,
+            "credit2: {:?} run queues, ratelimit {} us",
+            self.config.grouping,
+            self.ratelimit_us()
+        )?;
+        for (i, shared) in (0..self.rq_count()).zip(self.rqs.iter()) {
+            let rq = shared.rq.lock();
+            writeln!(
+                out,
+                "run queue {i}: cpus {} load {} max weight {} waiting {} parked {}",
+                shared.cpus(),
+                rq.load,
+                rq.base.max_weight,
+                rq.queue.len(),
+                rq.parked.len()
+            )?;
+            for c in rq.cpus.iter().flatten() {
+                writeln!(
+                    out,
+                    "  {}: runs {:?}, holds {:?}",
+                    c.id, c.current, c.resident
+                )?;
+            }
+            for (id, u) in rq.units.iter().enumerate() {
+                let Some(u) = u.as_deref().filter(|u| u.place != Place::Asleep) else {
+                    continue;
+                };
+                writeln!(
+                    out,
+                    "  unit {id}: {:?} credit {} weight {} hard {} soft {}",
+                    u.place,
+                    u.credit_at(&rq.base, now),
+                    u.weight,
+                    u.hard,
+                    u.soft
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Updates the mask that other run queues see.
+fn set_cpu(shared: &Shared, cpu: PcpuId, is_member: bool) {
+    if let Some(word) = shared.cpus.get(cpu.0 as usize / 64) {
+        let bit = 1 << (cpu.0 % 64);
+        if is_member {
+            word.fetch_or(bit, Relaxed);
+        } else {
+            word.fetch_and(!bit, Relaxed);
+        }
+    }
+}
+
+impl Rq {
+    /// Adds an idle CPU; returns its index.
+    fn add_cpu(&mut self, id: PcpuId, now: Ns) -> u32 {
+        let cpu = Cpu {
+            id,
+            current: None,
+            resident: None,
+            must_evict: false,
+            idle_since: now,
+            idle: 0,
+        };
+        let free = self.cpus.iter().position(Option::is_none);
+        let index = free.unwrap_or(self.cpus.len());
+        match self.cpus.get_mut(index) {
+            Some(slot) => *slot = Some(cpu),
+            None => self.cpus.push(Some(cpu)),
+        }
+        self.online |= 1 << index;
+        self.idle |= 1 << index;
+        self.localize_all();
+        u32::try_from(index).unwrap_or(0)
+    }
+
+    fn drop_cpu(&mut self, index: u32) {
+        if let Some(slot) = self.cpus.get_mut(index as usize) {
+            *slot = None;
+        }
+        self.tickled &= !(1 << index);
+        if self.refill_cpu == index && self.refill_at != u64::MAX {
+            // Somebody else must watch the clock for the parked: whoever comes first.
+            self.refill_cpu = self.online.trailing_zeros();
+        }
+        self.localize_all();
+    }
+
+    fn localize_all(&mut self) {
+        for i in 0..self.units.len() {
+            let Some(mut unit) = self.units.get_mut(i).and_then(Option::take) else {
+                continue;
+            };
+            let any_cpu = unit.any_cpu;
+            self.localize(&mut unit, any_cpu);
+            if let Some(slot) = self.units.get_mut(i) {
+                *slot = Some(unit);
+            }
+        }
+    }
+
+    /// A CPU has come to the pool: units that had none of their own may have it now.
+    fn mend_affinity(&mut self, cpu: PcpuId) {
+        for unit in self.units.iter_mut().flatten() {
+            if unit.any_cpu && unit.hard.contains(cpu) {
+                unit.any_cpu = false;
+            }
+        }
+        self.localize_all();
+    }
+
+    /// Brings the units of a group up to its new weight and cap; returns CPUs to kick.
+    fn adopt_params(&mut self, group: GroupId, now: Ns) -> CpuMask {
+        let mut kick = CpuMask::NONE;
+        for i in 0..self.units.len() {
+            let id = UnitId(u32::try_from(i).unwrap_or(u32::MAX));
+            let base = self.base;
+            let Some(unit) = self.unit_mut(id).filter(|u| u.group_id == group) else {
+                continue;
+            };
+            let place = unit.place;
+            if let Place::Running(_) = place {
+                unit.pay(&base, now, true);
+            }
+            let (old, new) = (unit.weight, unit.group.weight());
+            unit.is_capped = unit.group.is_capped();
+            unit.budget = 0;
+            unit.weight = new;
+            if matches!(place, Place::Running(_) | Place::Queued) {
+                self.load = self.load - u64::from(old) + u64::from(new);
+            }
+            match place {
+                Place::Running(cpu) => {
+                    if let Some(c) = self.cpu(cpu) {
+                        kick.insert(c.id);
+                    }
+                }
+                Place::Parked => {
+                    self.unpark(id);
+                    self.enqueue(id);
+                    kick = kick.or(&self.fit_or_preempt(id, now).into());
+                }
+                Place::Asleep | Place::Queued => {}
+            }
+        }
+        self.reweigh();
+        kick
+    }
+}

@@ -1,0 +1,117 @@
+//! Static dispatch over the schedulers.
+
+use super::credit2::Credit2;
+use super::null::Null;
+use super::{
+    CpuInfo, CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, Scheduler,
+    UnitId, UnitInfo,
+};
+use xen_abi::{Errno, Ns, PcpuId};
+
+/// The scheduler of a CPU pool, chosen when the pool is made (`sched=`).
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per CPU pool; a box would cost a load on every operation"
+)]
+pub enum Sched {
+    /// `sched=credit2`, the default.
+    Credit2(Credit2),
+    /// `sched=null`.
+    Null(Null),
+}
+
+macro_rules! dispatch {
+    ($self:ident, $s:ident => $call:expr) => {
+        match $self {
+            Sched::Credit2($s) => $call,
+            Sched::Null($s) => $call,
+        }
+    };
+}
+
+impl Scheduler for Sched {
+    fn id(&self) -> u32 {
+        dispatch!(self, s => s.id())
+    }
+    fn add_cpu(&self, cpu: PcpuId, at: CpuTopology, now: Ns) -> Result<(), Errno> {
+        dispatch!(self, s => s.add_cpu(cpu, at, now))
+    }
+    fn remove_cpu(&self, cpu: PcpuId, now: Ns) -> Result<CpuMask, (Errno, CpuMask)> {
+        dispatch!(self, s => s.remove_cpu(cpu, now))
+    }
+    fn insert_group(&self, group: GroupId, params: Params) -> Result<(), Errno> {
+        dispatch!(self, s => s.insert_group(group, params))
+    }
+    fn remove_group(&self, group: GroupId) {
+        dispatch!(self, s => s.remove_group(group));
+    }
+    fn set_params(&self, group: GroupId, params: Params, now: Ns) -> Result<CpuMask, Errno> {
+        dispatch!(self, s => s.set_params(group, params, now))
+    }
+    fn params(&self, group: GroupId) -> Result<Params, Errno> {
+        dispatch!(self, s => s.params(group))
+    }
+    fn insert_unit(
+        &self,
+        unit: UnitId,
+        group: GroupId,
+        hard: &CpuMask,
+        soft: &CpuMask,
+        now: Ns,
+    ) -> Result<PcpuId, Errno> {
+        dispatch!(self, s => s.insert_unit(unit, group, hard, soft, now))
+    }
+    fn remove_unit(&self, unit: UnitId) -> Result<(), Errno> {
+        dispatch!(self, s => s.remove_unit(unit))
+    }
+    #[inline]
+    fn wake(&self, unit: UnitId, now: Ns, readiness: impl FnOnce() -> Readiness) -> Option<PcpuId> {
+        dispatch!(self, s => s.wake(unit, now, readiness))
+    }
+    #[inline]
+    fn sleep(
+        &self,
+        unit: UnitId,
+        now: Ns,
+        readiness: impl FnOnce() -> Readiness,
+    ) -> Option<PcpuId> {
+        dispatch!(self, s => s.sleep(unit, now, readiness))
+    }
+    #[inline]
+    fn schedule(
+        &self,
+        cpu: PcpuId,
+        now: Ns,
+        request: Request,
+        readiness: impl FnOnce(UnitId) -> Readiness,
+    ) -> Decision {
+        dispatch!(self, s => s.schedule(cpu, now, request, readiness))
+    }
+    fn context_saved(&self, cpu: PcpuId, unit: UnitId, now: Ns) -> Option<PcpuId> {
+        dispatch!(self, s => s.context_saved(cpu, unit, now))
+    }
+    fn evict(&self, unit: UnitId) -> Option<PcpuId> {
+        dispatch!(self, s => s.evict(unit))
+    }
+    fn set_affinity(
+        &self,
+        unit: UnitId,
+        hard: &CpuMask,
+        soft: &CpuMask,
+        now: Ns,
+    ) -> Result<CpuMask, Errno> {
+        dispatch!(self, s => s.set_affinity(unit, hard, soft, now))
+    }
+    fn unit_info(&self, unit: UnitId, now: Ns) -> Result<UnitInfo, Errno> {
+        dispatch!(self, s => s.unit_info(unit, now))
+    }
+    fn cpu_info(&self, cpu: PcpuId, now: Ns) -> Result<CpuInfo, Errno> {
+        dispatch!(self, s => s.cpu_info(cpu, now))
+    }
+    fn cpus(&self) -> CpuMask {
+        dispatch!(self, s => s.cpus())
+    }
+    fn dump(&self, now: Ns, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        dispatch!(self, s => s.dump(now, out))
+    }
+}

@@ -1,0 +1,194 @@
+//! Delivery of events: VM-entry interruption information, windows, events that an exit
+//! interrupted, NMI blocking. The VMCS is current wherever these run.
+//!
+//! - What IDT-vectoring information reports is queued again at once, except INTn, INT3, INTO
+//!   and INT1: rip still points at those, so that they simply execute again.
+//! - Virtual NMIs are on, so the CPU tracks NMI blocking. Two corrections are ours: an NMI
+//!   whose delivery was interrupted has set the flag already, and an IRET that faulted has
+//!   cleared it too early.
+
+use radon_core::hvm::backend::Event;
+use x86_defs::vmcs::{event, field, interruptibility as shadow, primary};
+
+use super::insn::{vmread, vmwrite};
+use super::vmcs::VmxVcpu;
+use crate::hvm::RFLAGS_IF;
+
+const CR0_PE: u64 = 1;
+const VECTOR_DF: u32 = 8;
+
+/// Interruption information and error code for an event.
+pub(super) const fn encode(e: Event) -> (u32, u32) {
+    match e {
+        Event::Interrupt(vector) => (event::VALID | event::TYPE_INTR | vector as u32, 0),
+        Event::Nmi => (event::VALID | event::TYPE_NMI | 2, 0),
+        Event::Exception { vector, error } => {
+            let base = event::VALID | event::TYPE_EXCEPTION | vector as u32;
+            match error {
+                Some(code) => (base | event::ERROR_VALID, code),
+                None => (base, 0),
+            }
+        }
+    }
+}
+
+/// The event in an IDT-vectoring field that must be delivered again, if any.
+pub(super) const fn decode(info: u32, error: u32) -> Option<Event> {
+    if info & event::VALID == 0 {
+        return None;
+    }
+    let vector = (info & 0xff) as u8;
+    match info & event::TYPE_MASK {
+        event::TYPE_INTR => Some(Event::Interrupt(vector)),
+        event::TYPE_NMI => Some(Event::Nmi),
+        event::TYPE_EXCEPTION => {
+            let error = if info & event::ERROR_VALID != 0 {
+                Some(error)
+            } else {
+                None
+            };
+            Some(Event::Exception { vector, error })
+        }
+        _ => None,
+    }
+}
+
+/// Whether an exit's interruption information says that an IRET lost NMI blocking.
+pub(super) const fn lost_nmi_blocking(exit_info: u32, vectoring: u32) -> bool {
+    vectoring & event::VALID == 0
+        && exit_info & event::NMI_UNBLOCKED != 0
+        && exit_info & 0xff != VECTOR_DF
+}
+
+impl VmxVcpu {
+    /// Queues what the last exit interrupted. Returns the raw IDT-vectoring information.
+    pub(super) fn keep_interrupted(&mut self) -> u32 {
+        let info = vmread(field::IDT_VECTORING_INFO) as u32;
+        if info & event::VALID != 0 {
+            let error = vmread(field::IDT_VECTORING_ERROR) as u32;
+            self.interrupted = decode(info, error);
+            if let Some(e) = self.interrupted {
+                if e == Event::Nmi {
+                    self.block_nmis(false);
+                }
+                self.queue(e);
+            }
+        }
+        info
+    }
+
+    /// Sets or clears blocking by NMI.
+    pub(super) fn block_nmis(&mut self, on: bool) {
+        let state = vmread(field::GUEST_INTERRUPTIBILITY);
+        let wanted = if on {
+            state | shadow::NMI
+        } else {
+            state & !shadow::NMI
+        };
+        if wanted != state {
+            vmwrite(field::GUEST_INTERRUPTIBILITY, wanted);
+        }
+    }
+
+    /// Queues an event for the next entry.
+    pub(super) fn queue(&mut self, e: Event) {
+        let (mut info, error) = encode(e);
+        if info & event::ERROR_VALID != 0 {
+            if vmread(field::GUEST_CR0) & CR0_PE == 0 {
+                // Exceptions push no error code in real mode, and VM entry insists.
+                info &= !event::ERROR_VALID;
+            } else {
+                vmwrite(field::ENTRY_ERROR_CODE, u64::from(error));
+            }
+        }
+        vmwrite(field::ENTRY_INTERRUPTION_INFO, u64::from(info));
+        self.has_injection = true;
+    }
+
+    pub(super) fn takes_interrupts(&self) -> bool {
+        !self.has_injection
+            && vmread(field::GUEST_RFLAGS) & RFLAGS_IF != 0
+            && vmread(field::GUEST_INTERRUPTIBILITY) & (shadow::STI | shadow::MOV_SS) == 0
+    }
+
+    pub(super) fn takes_nmis(&self) -> bool {
+        !self.has_injection
+            && vmread(field::GUEST_INTERRUPTIBILITY) & (shadow::STI | shadow::MOV_SS | shadow::NMI)
+                == 0
+    }
+
+    /// Arms or disarms the interrupt window.
+    #[inline]
+    pub(super) fn want_window(&mut self, on: bool) {
+        self.set_primary(primary::INTERRUPT_WINDOW, on);
+    }
+
+    /// Arms or disarms the NMI window.
+    #[inline]
+    pub(super) fn want_nmi_window(&mut self, on: bool) {
+        self.set_primary(primary::NMI_WINDOW, on);
+    }
+
+    /// Ends the shadow of STI or MOV SS.
+    #[inline]
+    pub(super) fn end_shadow(&mut self) {
+        let state = vmread(field::GUEST_INTERRUPTIBILITY);
+        if state & (shadow::STI | shadow::MOV_SS) != 0 {
+            vmwrite(
+                field::GUEST_INTERRUPTIBILITY,
+                state & !(shadow::STI | shadow::MOV_SS),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_survive_the_round_trip() {
+        for e in [
+            Event::Interrupt(0xf3),
+            Event::Nmi,
+            Event::Exception {
+                vector: 6,
+                error: None,
+            },
+            Event::Exception {
+                vector: 14,
+                error: Some(7),
+            },
+        ] {
+            let (info, error) = encode(e);
+            assert_eq!(decode(info, error), Some(e));
+        }
+        assert_eq!(
+            encode(Event::Exception {
+                vector: 13,
+                error: Some(8)
+            }),
+            (0x8000_0b0d, 8)
+        );
+    }
+
+    #[test]
+    fn software_events_execute_again() {
+        for kind in [4, 5, 6] {
+            assert_eq!(decode(event::VALID | kind << 8 | 3, 0), None);
+        }
+        assert_eq!(decode(0x30, 0), None);
+    }
+
+    #[test]
+    fn iret_that_faults() {
+        let unblocked = event::VALID | event::TYPE_EXCEPTION | event::NMI_UNBLOCKED;
+        assert!(lost_nmi_blocking(unblocked | 17, 0));
+        assert!(!lost_nmi_blocking(unblocked | 8, 0), "undefined for #DF");
+        assert!(
+            !lost_nmi_blocking(unblocked | 17, event::VALID),
+            "undefined during delivery"
+        );
+        assert!(!lost_nmi_blocking(event::VALID | 17, 0));
+    }
+}
