@@ -1,0 +1,446 @@
+//! The builder: memory, kernel, tables, vCPUs.
+//!
+//! Everything of dom0's lies at gfn == mfn.  Its RAM is taken from the lowest
+//! free frames up; what the hypervisor holds in between is UNUSABLE in its
+//! memory map.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use guest_image::elf::LoadSink;
+use guest_image::kernel::Kernel;
+use guest_image::memory::{MemoryRange, MemoryType};
+use guest_image::start_info::{GuestModule, StartInfo};
+use spin::Once;
+use xen_abi::{DomId, Gpa, Gsi, Maddr, Mfn, VcpuId};
+
+use super::acpi_tables;
+use crate::cpu_policy::{CpuPolicy, CpuidTable, GuestKind, Settings};
+use crate::domain::{Domain, RUNNING, Vcpu, no_params};
+use crate::evtchn::EvtchnTable;
+use crate::hvm::backend::{HvmBackend, Reg, Seg, Segment, Trap};
+use crate::hvm::vioapic::{Backing, Identity, Vioapic, Vioapics};
+use crate::hvm::vlapic::Vlapic;
+use crate::hypervisor::Hypervisor;
+use crate::irq::HardwareDomain;
+use crate::machine::Machine;
+use crate::mm::Scrub;
+use crate::p2m::{Leaf, LeafLimit, MemType, P2m, P2mType};
+use crate::sched::{CpuMask, GroupId, Params, Scheduler, UnitId};
+use crate::sync::{Lock, Rank};
+use crate::vpci::Ecam;
+
+/// An IO-APIC of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct HostIoApic {
+    /// Its APIC id.
+    pub id: u8,
+    /// Its registers.
+    pub address: u64,
+    /// First GSI.
+    pub gsi_base: u32,
+    /// Number of pins.
+    pub pins: u16,
+}
+
+/// What the machine gives to its dom0.
+pub struct Input<'a> {
+    /// Memory map of the machine, sorted, not overlapping.
+    pub memory: &'a [MemoryRange],
+    /// The kernel's file.
+    pub kernel: &'a [u8],
+    /// Its command line.
+    pub command_line: &'a [u8],
+    /// The initrd: page-aligned machine address and bytes; its frames belong to the hypervisor and become dom0's.
+    pub initrd: Option<(Maddr, u64)>,
+    /// RAM for dom0, in pages.
+    pub pages: u64,
+    /// vCPUs.
+    pub vcpus: u32,
+    /// The CPU's leaves.
+    pub host_cpuid: &'a CpuidTable,
+    /// IO-APICs.
+    pub ioapics: &'a [HostIoApic],
+    /// ECAM windows.
+    pub ecam: Vec<Ecam>,
+    /// ACPI tables.
+    pub tables: &'a [acpi_tables::HostTable<'a>],
+    /// Device frames that stay with the hypervisor.
+    pub owned: Vec<Range<u64>>,
+    /// Ports that stay with the hypervisor.
+    pub ports: &'a [(u16, u16)],
+    /// Largest nested leaf.
+    pub leaf_limit: LeafLimit,
+}
+
+/// Pages below which nothing can be built.
+const MIN_PAGES: u64 = 64 << 8;
+
+struct Sink<'a, M: Machine> {
+    hv: &'a Hypervisor<M>,
+}
+
+impl<M: Machine> LoadSink for Sink<'_, M> {
+    type Error = u64;
+
+    fn write(&mut self, paddr: u64, data: &[u8]) -> Result<(), u64> {
+        owned(self.hv, paddr, data.len() as u64)?;
+        self.hv.machine.copy_to(Maddr(paddr), data);
+        Ok(())
+    }
+
+    fn zero(&mut self, paddr: u64, len: u64) -> Result<(), u64> {
+        owned(self.hv, paddr, len)?;
+        let end = paddr + len;
+        let mut at = paddr;
+        const ZEROS: [u8; 256] = [0; 256];
+        while at < end {
+            if at & 4095 == 0 && end - at >= 4096 {
+                self.hv.machine.zero_frame(Maddr(at).mfn());
+                at += 4096;
+            } else {
+                let n = (end - at).min(4096 - (at & 4095)).min(256);
+                self.hv.machine.copy_to(Maddr(at), &ZEROS[..n as usize]);
+                at += n;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether all frames of a byte range are dom0's.
+fn owned<M: Machine>(hv: &Hypervisor<M>, at: u64, len: u64) -> Result<(), u64> {
+    let end = at.checked_add(len).ok_or(at)?;
+    let is_dom0 = |m: u64| hv.mm.info(Mfn(m)).and_then(crate::mm::FrameInfo::owner) == Some(DomId(0));
+    match (at >> 12..end.div_ceil(4096)).find(|m| !is_dom0(*m)) {
+        None => Ok(()),
+        Some(m) => Err(m << 12),
+    }
+}
+
+/// Takes free frames from the lowest up until `want` are dom0's; 2 MiB at a time where possible.
+fn take_ram<M: Machine>(hv: &Hypervisor<M>, memory: &[MemoryRange], want: u64) -> u64 {
+    let mut have = u64::from(hv.mm.account(DomId(0)).total());
+    for r in memory.iter().filter(|r| r.kind == MemoryType::RAM) {
+        let (mut at, end) = (r.start.div_ceil(4096).max(1), r.end >> 12);
+        while at < end && have < want {
+            let n = if at & 511 == 0 && end - at >= 512 && want - have >= 512 { 512 } else { 1 };
+            if hv.mm.alloc_range(&hv.machine, DomId(0), Mfn(at), n, Scrub::Skip).is_ok() {
+                have += n;
+                at += n;
+            } else if n == 1 {
+                at += 1;
+            } else {
+                for m in at..at + n {
+                    if have < want && hv.mm.alloc_range(&hv.machine, DomId(0), Mfn(m), 1, Scrub::Skip).is_ok() {
+                        have += 1;
+                    }
+                }
+                at += n;
+            }
+        }
+    }
+    have
+}
+
+/// Maximal runs of frames in `r` that are dom0's (`true`) or not.
+fn runs<M: Machine>(hv: &Hypervisor<M>, r: &MemoryRange, mut f: impl FnMut(Range<u64>, bool)) {
+    let (first, end) = (r.start.div_ceil(4096), r.end >> 12);
+    let is_dom0 = |m: u64| hv.mm.info(Mfn(m)).and_then(crate::mm::FrameInfo::owner) == Some(DomId(0));
+    let mut at = first;
+    while at < end {
+        let kind = is_dom0(at) || at == 0;
+        let run_end = (at..end).find(|m| (is_dom0(*m) || *m == 0) != kind).unwrap_or(end);
+        f(at..run_end, kind);
+        at = run_end;
+    }
+}
+
+/// dom0's memory map.
+fn memory_map<M: Machine>(hv: &Hypervisor<M>, memory: &[MemoryRange]) -> Vec<MemoryRange> {
+    let mut out: Vec<MemoryRange> = Vec::new();
+    let mut push = |r: MemoryRange| match out.last_mut() {
+        Some(l) if l.end == r.start && l.kind == r.kind => l.end = r.end,
+        _ if r.start < r.end => out.push(r),
+        _ => {}
+    };
+    for r in memory {
+        if r.kind == MemoryType::RAM {
+            runs(hv, r, |run, is_dom0| {
+                let kind = if is_dom0 { MemoryType::RAM } else { MemoryType::UNUSABLE };
+                push(MemoryRange { start: run.start << 12, end: run.end << 12, kind });
+            });
+        } else {
+            push(*r);
+        }
+    }
+    out
+}
+
+/// Splits `[at, at + len)` off dom0's RAM in the map, with another type.
+fn retype(map: &mut Vec<MemoryRange>, at: u64, len: u64, kind: MemoryType) {
+    if let Some(i) = map.iter().position(|r| r.kind == MemoryType::RAM && r.start <= at && at + len <= r.end) {
+        let r = map[i];
+        let parts = [
+            MemoryRange { start: r.start, end: at, kind: r.kind },
+            MemoryRange { start: at, end: at + len, kind },
+            MemoryRange { start: at + len, end: r.end, kind: r.kind },
+        ];
+        map.splice(i..=i, parts.into_iter().filter(|p| p.start < p.end));
+    }
+}
+
+/// Builds dom0 and makes it runnable.
+///
+/// # Errors
+/// One sentence with the problem and the remedy.
+pub fn build<M: Machine>(hv: &Hypervisor<M>, input: Input<'_>) -> Result<Arc<Domain<M>>, String> {
+    if input.pages < MIN_PAGES {
+        return Err(format!(
+            "dom0_mem gives dom0 {} MiB, but it needs at least {} MiB: raise dom0_mem",
+            input.pages >> 8,
+            MIN_PAGES >> 8
+        ));
+    }
+    let free = hv.mm.stats().free + input.initrd.map_or(0, |(_, n)| n.div_ceil(4096));
+    if input.pages > free {
+        return Err(format!(
+            "dom0 should get {} MiB, but only {} MiB are free: lower dom0_mem",
+            input.pages >> 8,
+            free >> 8
+        ));
+    }
+    hv.mm.account(DomId(0)).set_max(u32::MAX);
+    // The place where kernels are linked for, before unpacking takes memory.
+    let (first, most) = (0x1000, input.pages.min(128 << 8));
+    for m in (first..first + most).step_by(512) {
+        let _ = hv.mm.alloc_range(&hv.machine, DomId(0), Mfn(m), 512, Scrub::Skip);
+    }
+    let kernel = Kernel::open(input.kernel, 256 << 20).map_err(|e| format!("dom0 kernel: {e}"))?;
+    let image = kernel.dom0_image().map_err(|e| format!("dom0 kernel: {e}"))?;
+    let placement = image.linked_placement();
+    for m in placement.range.start >> 12..placement.range.end.div_ceil(4096) {
+        let _ = hv.mm.alloc_range(&hv.machine, DomId(0), Mfn(m), 1, Scrub::Skip);
+    }
+    let loaded = image.load(&placement, &mut Sink { hv }).map_err(|at| {
+        format!("dom0 kernel: it wants to be loaded at {:#x}, but {at:#x} is not free RAM: use a relocatable kernel or another machine", placement.range.start)
+    })?;
+    let entry = loaded.pvh_entry.ok_or_else(|| String::from("dom0 kernel: no PVH entry point"))?;
+    log::info!("Dom0 kernel: {:?}, {:#x}-{:#x}, entry {entry:#x}", kernel.format, loaded.range.start, loaded.range.end);
+    let kernel_end = loaded.range.end;
+    drop(kernel);
+
+    if let Some((at, len)) = input.initrd {
+        for m in at.0 >> 12..(at.0 + len).div_ceil(4096) {
+            hv.mm.assign(Mfn(m), DomId(0)).map_err(|_| String::from("the initrd is larger than dom0_mem: raise dom0_mem"))?;
+        }
+        log::info!("Dom0 initrd: {:#x}-{:#x}", at.0, at.0 + len);
+    }
+    let have = take_ram(hv, input.memory, input.pages);
+    log::info!("Dom0 has {} MiB of RAM", have >> 8);
+
+    let mut map = memory_map(hv, input.memory);
+    // Tables go into the highest 64 KiB of dom0's RAM below 1 GiB that nothing else uses.
+    let initrd = input.initrd.map_or(0..0, |(at, len)| at.0..at.0 + len);
+    let area = |size: u64, above: u64| {
+        map.iter().rev().filter(|r| r.kind == MemoryType::RAM && r.start < 1 << 30).find_map(|r| {
+            let end = r.end.min(1 << 30);
+            let mut at = end.checked_sub(size)? & !0xfff;
+            if at < initrd.end && initrd.start < at + size {
+                at = initrd.start.checked_sub(size)? & !0xfff;
+            }
+            (at >= r.start.max(above)).then_some(at)
+        })
+    };
+    let acpi_at = area(0x10000, kernel_end).ok_or("dom0 has no RAM below 1 GiB for its tables: raise dom0_mem")?;
+    let acpi = acpi_tables::build(input.tables, acpi_at, input.vcpus, input.ioapics)?;
+    if acpi.bytes.len() > 0xf000 {
+        return Err(String::from("the ACPI tables name too many CPUs"));
+    }
+    hv.machine.copy_to(Maddr(acpi_at), &acpi.bytes);
+    retype(&mut map, acpi_at, 0x10000, MemoryType::ACPI);
+    let info_at = {
+        let at = acpi_at - 0x10000;
+        owned(hv, at, 0x10000).map_err(|_| "dom0 has no RAM below 1 GiB for its start information: raise dom0_mem")?;
+        at
+    };
+    let modules: Vec<GuestModule<'_>> =
+        input.initrd.iter().map(|(at, len)| GuestModule { paddr: at.0, size: *len, command_line: &[] }).collect();
+    let info = StartInfo {
+        paddr: info_at,
+        flags: xen_abi::xen::SIF_PRIVILEGED | xen_abi::xen::SIF_INITDOMAIN,
+        command_line: input.command_line,
+        rsdp_paddr: acpi.rsdp,
+        modules: &modules,
+        memory: &map,
+    };
+    let bytes = info.build().map_err(|e| format!("dom0: {e}"))?;
+    if bytes.len() > 0x10000 {
+        return Err(String::from("the command line of dom0 is too long"));
+    }
+    hv.machine.copy_to(Maddr(info_at), &bytes);
+
+    let d = create(hv, &input, &map)?;
+    let v0 = d.vcpu(VcpuId(0)).ok_or("dom0 has no vCPU")?;
+    if let Some(hw) = v0.hw.lock().as_mut() {
+        start_state(hv.machine.hvm(), hw, entry, info_at);
+    }
+    v0.is_initialised.store(true, Ordering::Release);
+    hv.hardware_domain.call_once(|| d.clone());
+    hv.domains.insert(d.clone()).map_err(|e| format!("dom0: {e:?}"))?;
+    Ok(d)
+}
+
+/// The register state of a PVH boot (docs/misc/pvh).
+fn start_state<B: HvmBackend>(hvm: &B, hw: &mut B::Vcpu, entry: u64, info: u64) {
+    let flat = |ar| Segment { sel: 0, ar, limit: u32::MAX, base: 0 };
+    hvm.set_segment(hw, Seg::Cs, Segment { sel: 8, ..flat(0xc09b) });
+    for s in [Seg::Ds, Seg::Es, Seg::Ss, Seg::Fs, Seg::Gs] {
+        hvm.set_segment(hw, s, Segment { sel: 16, ..flat(0xc093) });
+    }
+    hvm.set_segment(hw, Seg::Tr, Segment { sel: 0, ar: 0x8b, limit: 0x67, base: 0 });
+    hvm.set_segment(hw, Seg::Ldtr, Segment { sel: 0, ar: 0x1_0000, limit: 0, base: 0 });
+    hvm.set_segment(hw, Seg::Gdtr, Segment::default());
+    hvm.set_segment(hw, Seg::Idtr, Segment::default());
+    hvm.set(hw, Reg::Cr4, 0);
+    hvm.set(hw, Reg::Efer, 0);
+    hvm.set(hw, Reg::Cr0, 0x11);
+    hvm.set(hw, Reg::Rflags, 2);
+    hvm.set(hw, Reg::Rip, entry);
+    *B::regs_mut(hw) = crate::hvm::backend::GuestRegs { rbx: info, ..Default::default() };
+}
+
+fn create<M: Machine>(hv: &Hypervisor<M>, input: &Input<'_>, map: &[MemoryRange]) -> Result<Arc<Domain<M>>, String> {
+    let no_memory = || String::from("the hypervisor has no memory left to build dom0: lower dom0_mem");
+    let src = hv.mm.xen(&hv.machine);
+    let p2m = P2m::new(&src, DomId(0), input.leaf_limit).map_err(|_| no_memory())?;
+    for r in input.memory.iter().filter(|r| r.kind == MemoryType::RAM) {
+        let mut failed = false;
+        runs(hv, r, |run, is_dom0| {
+            if is_dom0 {
+                let (first, n) = (run.start.max(1), run.end.saturating_sub(run.start.max(1)));
+                let leaf = Leaf::new(Mfn(first), P2mType::RamRw);
+                if n > 0 {
+                    failed |= p2m.map_range(&hv.machine, &src, xen_abi::Gfn(first), n, leaf).is_err();
+                    hv.m2p.set(Mfn(first), xen_abi::Gfn(first), n);
+                }
+            }
+        });
+        if failed {
+            return Err(no_memory());
+        }
+    }
+    // Frame 0 holds the BIOS data area; firmware areas that are not RAM, cached as memory.
+    let firmware = |first: u64, n: u64| {
+        let leaf = Leaf { mfn: Mfn(first), t: P2mType::MmioDirect, cache: MemType::Wb };
+        p2m.map_range(&hv.machine, &src, xen_abi::Gfn(first), n, leaf)
+    };
+    let _ = firmware(0, 1).map_err(|_| no_memory())?;
+    for r in input.memory.iter().filter(|r| matches!(r.kind, MemoryType::ACPI | MemoryType::NVS)) {
+        let (first, end) = (r.start >> 12, r.end.div_ceil(4096));
+        for m in first..end {
+            let _ = firmware(m, 1);
+        }
+    }
+    let hvm = hv.machine.hvm();
+    let hw = hvm.new_domain(&src, p2m.root()).ok_or_else(no_memory)?;
+    let shared_info = hv.mm.alloc_shared(&hv.machine, DomId(0)).map_err(|_| no_memory())?;
+    let evtchn = EvtchnTable::new(DomId(0), input.vcpus, shared_info.maddr(), u32::MAX, 256).map_err(|_| no_memory())?;
+    let mut settings = Settings::new(GuestKind::Pvh, input.vcpus);
+    settings.has_reliable_tsc = true;
+    settings.xen.domid = DomId(0);
+    settings.xen.is_host_tsc_reliable = true;
+    // Without hardware APIC virtualisation the callback vector saves an EOI exit per event.
+    settings.xen.hvm_features = xen_abi::cpuid::XEN_HVM_CPUID_IOMMU_MAPPINGS;
+    let policy = CpuPolicy::new(input.host_cpuid, &settings);
+    let ioapics = input
+        .ioapics
+        .iter()
+        .map(|i| {
+            let identity = Identity { id: i.id, address: Gpa(i.address), gsi_base: Gsi(i.gsi_base), pins: i.pins };
+            Vioapic::new(identity, Backing::Physical)
+        })
+        .collect();
+    let vcpus: Box<[Once<Arc<Vcpu<M>>>]> = (0..input.vcpus).map(|_| Once::new()).collect();
+    let d = Arc::new(Domain {
+        id: DomId(0),
+        is_privileged: true,
+        is_hardware: true,
+        is_direct_mapped: true,
+        vcpus,
+        p2m,
+        hw,
+        evtchn,
+        policy,
+        ioapics: Vioapics::new(ioapics),
+        shared_info,
+        params: no_params(),
+        callback_vector: AtomicU32::new(0),
+        vm_assist: AtomicU64::new(0),
+        max_pages: AtomicU64::new(u64::MAX),
+        shutdown: AtomicU32::new(RUNNING),
+        is_dying: AtomicBool::new(false),
+        memory_map: Lock::new(Rank::Leaf, map.iter().map(|r| (r.start, r.end - r.start, r.kind.0)).collect()),
+        grant_frames: Lock::new(Rank::GrantTable, Vec::new()),
+        shutdown_code: AtomicU32::new(0),
+        handle: Lock::new(Rank::Leaf, [0; 16]),
+        hardware: Some(Box::new(HardwareDomain::new(input.ecam.clone(), input.owned.clone()))),
+    });
+    intercepts(hvm, &d, input.ports);
+    hv.publish_wallclock(&d);
+    let sched_error = |e| format!("dom0: the scheduler refuses it ({e:?})");
+    hv.sched.insert_group(GroupId(0), Params::default()).map_err(sched_error)?;
+    for i in 0..input.vcpus {
+        add_vcpu(hv, &d, VcpuId(i)).map_err(|e| e.unwrap_or_else(no_memory))?;
+    }
+    Ok(d)
+}
+
+fn add_vcpu<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, id: VcpuId) -> Result<(), Option<String>> {
+    let src = hv.mm.xen(&hv.machine);
+    let hvm = hv.machine.hvm();
+    let mut hw = hvm.new_vcpu(&src, &d.hw).ok_or(None)?;
+    crate::hvm::intr::reset_state(hvm, &mut hw);
+    let unit = UnitId(hv.next_unit.fetch_add(1, Ordering::Relaxed));
+    let weak: Weak<Domain<M>> = Arc::downgrade(d);
+    let v = Arc::new(Vcpu::new(&weak, d.id, id, unit, Vlapic::new(id, false), Box::new(hw)));
+    if id.0 < 32 {
+        // Until the guest registers its own, vcpu_info lies in shared_info.
+        v.info.store(d.shared_info.maddr().0 + 64 * u64::from(id.0), Ordering::Release);
+        hv.publish_time(d, &v);
+    }
+    hv.timers.register(unit);
+    hv.add_unit(&v);
+    hv.sched
+        .insert_unit(unit, GroupId(u32::from(d.id.0)), &CpuMask::ALL, &CpuMask::ALL, hv.now())
+        .map_err(|e| Some(format!("{}{}: the scheduler refuses it ({e:?})", d.id, id)))?;
+    if let Some(slot) = d.vcpus.get(id.0 as usize) {
+        slot.call_once(|| v);
+    }
+    Ok(())
+}
+
+/// What dom0 reaches without an exit: all ports but ours, and the MSRs that are switched with the vCPU.
+fn intercepts<B: HvmBackend, M: Machine<Hvm = B>>(hvm: &B, d: &Domain<M>, ports: &[(u16, u16)]) {
+    hvm.trap_ports(&d.hw, 0, 0xffff, false);
+    for &(first, last) in ports {
+        hvm.trap_ports(&d.hw, first, last, true);
+    }
+    for n in [
+        0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0100, 0xc000_0101, 0xc000_0102, 0x174, 0x175, 0x176,
+    ] {
+        hvm.trap_msr(&d.hw, n, Trap { read: false, write: false });
+    }
+}
+
+/// Lets dom0's first vCPU run.
+pub fn start<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>) {
+    if let Some(v) = d.vcpu(VcpuId(0)) {
+        v.up(hv);
+    }
+}
