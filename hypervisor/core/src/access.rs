@@ -56,7 +56,11 @@ impl Class for Priv {
     const NAME: &'static str = "PRIV";
     #[inline]
     fn check<M: Machine>(caller: &Domain<M>) -> Result<Granted<Self>, Errno> {
-        if caller.is_privileged { Ok(Granted(PhantomData)) } else { Err(Errno::EPERM) }
+        if caller.is_privileged {
+            Ok(Granted(PhantomData))
+        } else {
+            Err(Errno::EPERM)
+        }
     }
 }
 
@@ -65,7 +69,15 @@ impl Granted<Target> {
     ///
     /// # Errors
     /// `EPERM` unless they are the same or the caller is privileged.
-    pub fn on<'a, M: Machine>(&self, caller: &Arc<Domain<M>>, target: &'a Arc<Domain<M>>) -> Result<&'a Arc<Domain<M>>, Errno> {
-        if caller.is_privileged || Arc::ptr_eq(caller, target) { Ok(target) } else { Err(Errno::EPERM) }
+    pub fn on<'a, M: Machine>(
+        &self,
+        caller: &Arc<Domain<M>>,
+        target: &'a Arc<Domain<M>>,
+    ) -> Result<&'a Arc<Domain<M>>, Errno> {
+        if caller.is_privileged || Arc::ptr_eq(caller, target) {
+            Ok(target)
+        } else {
+            Err(Errno::EPERM)
+        }
     }
 }

@@ -69,7 +69,7 @@ pub struct Hypervisor<M: Machine> {
     /// TSC to system time.
     pub clock: TscClock,
     /// Frames: owners, counts, allocator.
-    pub mm: crate::mm::FrameTable,
+    pub mm: &'static crate::mm::FrameTable,
     /// gfn of each frame.
     pub m2p: crate::p2m::M2p,
     /// RAM of the machine, as ranges of frame numbers.
@@ -126,7 +126,10 @@ impl<M: Machine> Hypervisor<M> {
     #[inline]
     pub fn wake(&self, unit: UnitId) {
         use crate::sched::{Readiness, Scheduler};
-        let ready = || self.vcpu_of(unit).map_or(Readiness::Offline, |v| crate::run::readiness(&v));
+        let ready = || {
+            self.vcpu_of(unit)
+                .map_or(Readiness::Offline, |v| crate::run::readiness(&v))
+        };
         if let Some(cpu) = self.sched.wake(unit, self.now(), ready) {
             self.request(cpu, work::RESCHED);
         }
@@ -194,7 +197,11 @@ impl<M: Machine> Hypervisor<M> {
 
     /// The domain that `id` means to `caller`.
     pub fn resolve(&self, caller: &Arc<Domain<M>>, id: DomId) -> Option<Arc<Domain<M>>> {
-        if id == DomId::SELF || id == caller.id { Some(caller.clone()) } else { self.domains.get(id) }
+        if id == DomId::SELF || id == caller.id {
+            Some(caller.clone())
+        } else {
+            self.domains.get(id)
+        }
     }
 }
 
@@ -223,7 +230,10 @@ impl<M: Machine> Hypervisor<M> {
         use crate::domain::RUNNING;
         use crate::domain::vcpu::attention;
         use xen_abi::sched as s;
-        if d.shutdown.compare_exchange(RUNNING, reason, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        if d.shutdown
+            .compare_exchange(RUNNING, reason, Ordering::SeqCst, Ordering::SeqCst)
+            .is_err()
+        {
             return;
         }
         for v in d.each_vcpu() {
@@ -240,10 +250,16 @@ impl<M: Machine> Hypervisor<M> {
                 self.machine.power_off()
             }
             s::SHUTDOWN_crash if self.options.noreboot => {
-                log::error!("Hardware Dom{} crashed: 'noreboot' set - not rebooting.", d.id.0);
+                log::error!(
+                    "Hardware Dom{} crashed: 'noreboot' set - not rebooting.",
+                    d.id.0
+                );
                 self.machine.stop()
             }
-            s::SHUTDOWN_crash => log::error!("Hardware Dom{} crashed: rebooting machine in 5 seconds.", d.id.0),
+            s::SHUTDOWN_crash => log::error!(
+                "Hardware Dom{} crashed: rebooting machine in 5 seconds.",
+                d.id.0
+            ),
             _ => log::info!("Hardware Dom{} shutdown: rebooting machine", d.id.0),
         }
         self.machine.reboot()
@@ -262,7 +278,10 @@ impl<M: Machine> Hypervisor<M> {
         if d.is_hardware {
             self.machine.console_write(bytes);
         } else {
-            self.console.guest_write(self.now(), d.id, bytes, &mut |line| self.machine.console_write(line));
+            self.console
+                .guest_write(self.now(), d.id, bytes, &mut |line| {
+                    self.machine.console_write(line)
+                });
         }
     }
 
@@ -276,7 +295,12 @@ impl<M: Machine> Hypervisor<M> {
         use crate::sched::Scheduler;
         let info = self.sched.unit_info(v.unit, self.now()).map(|u| u.runstate);
         info.map_or(
-            xen_abi::vcpu::VcpuRunstateInfo { state: 3, _fill0: [0; 4], state_entry_time: 0, time: [0; 4] },
+            xen_abi::vcpu::VcpuRunstateInfo {
+                state: 3,
+                _fill0: [0; 4],
+                state_entry_time: 0,
+                time: [0; 4],
+            },
             |r| xen_abi::vcpu::VcpuRunstateInfo {
                 state: r.state as i32,
                 _fill0: [0; 4],
@@ -303,7 +327,12 @@ impl<M: Machine> Hypervisor<M> {
         }
         let flag = 1 << xen_abi::xen::VMASST_TYPE_runstate_update_flag;
         let has_flag = d.vm_assist.load(Ordering::Relaxed) & flag != 0;
-        let image = RunstateImage::new(RunstateLayout::Bits64, info.state as u32, info.entry, info.times);
+        let image = RunstateImage::new(
+            RunstateLayout::Bits64,
+            info.state as u32,
+            info.entry,
+            info.times,
+        );
         let _: Result<(), core::convert::Infallible> = image.write(has_flag, |step| {
             crate::hvm::memory::write_area(self, &area, step.offset as usize, step.bytes);
             Ok(())
@@ -322,7 +351,12 @@ impl<M: Machine> Hypervisor<M> {
     /// Writes a domain's wall clock.
     pub fn publish_wallclock(&self, d: &Domain<M>) {
         let wc = *self.wallclock.lock();
-        wc.publish(&self.machine, d.shared_info.maddr(), crate::time::pvclock::SharedInfoLayout::Bits64, 0);
+        wc.publish(
+            &self.machine,
+            d.shared_info.maddr(),
+            crate::time::pvclock::SharedInfoLayout::Bits64,
+            0,
+        );
     }
 
     /// Whether a frame is neither RAM nor the hypervisor's: device memory that belongs to dom0.

@@ -16,7 +16,10 @@ use crate::hvm::vlapic::message::Message;
 use crate::hypervisor::Hypervisor;
 use crate::machine::{Machine, PinSetup};
 use crate::sync::{Lock, Rank};
-use crate::vpci::{ConfigPorts, DeviceMmio, Ecam, Effects, MsiHost, MsiMessage, MsiSource, PciConfig, PortRead, PortWrite, Sbdf, Vpci, Width};
+use crate::vpci::{
+    ConfigPorts, DeviceMmio, Ecam, Effects, MsiHost, MsiMessage, MsiSource, PciConfig, PortRead,
+    PortWrite, Sbdf, Vpci, Width,
+};
 
 /// First vector for devices.
 pub const FIRST_VECTOR: u8 = 0x30;
@@ -104,7 +107,9 @@ impl<M: Machine> HardwareDomain<M> {
     /// Whether the window is known.
     #[must_use]
     pub fn has_ecam(&self, base: u64, segment: u16) -> bool {
-        self.ecam.iter().any(|e| e.base.0 == base && e.segment == segment)
+        self.ecam
+            .iter()
+            .any(|e| e.base.0 == base && e.segment == segment)
     }
 
     /// Whether dom0 may reach a device frame: not one of ours, not trapped.
@@ -116,7 +121,9 @@ impl<M: Machine> HardwareDomain<M> {
 
     /// dom0 found a device.
     pub fn device_added(&self, hv: &Hypervisor<M>, segment: u16, bus: u8, devfn: u8) {
-        let Some(d) = hv.hardware_domain.get() else { return };
+        let Some(d) = hv.hardware_domain.get() else {
+            return;
+        };
         let sbdf = Sbdf::from_bdf(segment, u16::from(bus) << 8 | u16::from(devfn));
         let host = Host { hv, d, hw: self };
         // A read beyond the ids makes the function known.
@@ -136,7 +143,9 @@ impl<M: Machine> HardwareDomain<M> {
 
     /// A read at 0xcf8..=0xcff.
     pub fn port_read(&self, hv: &Hypervisor<M>, d: &Domain<M>, port: u16, size: u8) -> u32 {
-        let Some(width) = Width::from_bytes(size) else { return u32::MAX };
+        let Some(width) = Width::from_bytes(size) else {
+            return u32::MAX;
+        };
         let host = Host { hv, d, hw: self };
         let (value, effects) = {
             let mut vpci = self.vpci.lock();
@@ -151,7 +160,9 @@ impl<M: Machine> HardwareDomain<M> {
 
     /// A write at 0xcf8..=0xcff.
     pub fn port_write(&self, hv: &Hypervisor<M>, d: &Domain<M>, port: u16, size: u8, val: u32) {
-        let Some(width) = Width::from_bytes(size) else { return };
+        let Some(width) = Width::from_bytes(size) else {
+            return;
+        };
         let host = Host { hv, d, hw: self };
         let outcome = {
             let mut vpci = self.vpci.lock();
@@ -177,7 +188,14 @@ impl<M: Machine> HardwareDomain<M> {
     }
 
     /// A write to trapped device memory; false when it is none.
-    pub fn mmio_write(&self, hv: &Hypervisor<M>, d: &Domain<M>, at: Gpa, size: u8, val: u64) -> bool {
+    pub fn mmio_write(
+        &self,
+        hv: &Hypervisor<M>,
+        d: &Domain<M>,
+        at: Gpa,
+        size: u8,
+        val: u64,
+    ) -> bool {
         let host = Host { hv, d, hw: self };
         if let Some(e) = self.ecam.iter().find(|e| e.range().contains(&at.0)) {
             let effects = e.write(&mut self.vpci.lock(), &host, at, size, val);
@@ -203,7 +221,11 @@ struct Host<'a, M: Machine> {
 impl<M: Machine> Host<'_, M> {
     fn ecam(&self, sbdf: Sbdf, reg: u16) -> Option<Maddr> {
         let at = |e: &Ecam| e.base.0 + (u64::from(sbdf.bdf()) << 12) + u64::from(reg);
-        self.hw.ecam.iter().find(|e| e.segment == sbdf.segment() && e.range().contains(&at(e))).map(|e| Maddr(at(e)))
+        self.hw
+            .ecam
+            .iter()
+            .find(|e| e.segment == sbdf.segment() && e.range().contains(&at(e)))
+            .map(|e| Maddr(at(e)))
     }
 }
 
@@ -211,10 +233,16 @@ impl<M: Machine> PciConfig for Host<'_, M> {
     fn read(&self, sbdf: Sbdf, reg: u16, width: Width) -> u32 {
         let m = &self.hv.machine;
         if reg >= 256 || sbdf.segment() != 0 {
-            return self.ecam(sbdf, reg).map_or(width.ones(), |at| m.mmio_read(at, width as u8) as u32);
+            return self
+                .ecam(sbdf, reg)
+                .map_or(width.ones(), |at| m.mmio_read(at, width as u8) as u32);
         }
         let _latch = self.hw.cf8.lock();
-        m.port_out(0xcf8, 4, 1 << 31 | u32::from(sbdf.bdf()) << 8 | u32::from(reg & 0xfc));
+        m.port_out(
+            0xcf8,
+            4,
+            1 << 31 | u32::from(sbdf.bdf()) << 8 | u32::from(reg & 0xfc),
+        );
         m.port_in(0xcfc | reg & 3, width as u8)
     }
 
@@ -227,7 +255,11 @@ impl<M: Machine> PciConfig for Host<'_, M> {
             return;
         }
         let _latch = self.hw.cf8.lock();
-        m.port_out(0xcf8, 4, 1 << 31 | u32::from(sbdf.bdf()) << 8 | u32::from(reg & 0xfc));
+        m.port_out(
+            0xcf8,
+            4,
+            1 << 31 | u32::from(sbdf.bdf()) << 8 | u32::from(reg & 0xfc),
+        );
         m.port_out(0xcfc | reg & 3, width as u8, value);
     }
 }
@@ -266,7 +298,10 @@ impl<M: Machine> MsiHost for Host<'_, M> {
             let packed = IS_MSI | (guest.address & 0xf_ffff) << 32 | u64::from(data);
             self.hv.vectors.sources[vector.0 as usize + i as usize].store(packed, Ordering::SeqCst);
         }
-        let (address, data) = self.hv.machine.msi_message(vector, cpu_for(self.d, &message));
+        let (address, data) = self
+            .hv
+            .machine
+            .msi_message(vector, cpu_for(self.d, &message));
         Ok(MsiMessage { address, data })
     }
 
@@ -279,7 +314,10 @@ impl<M: Machine> MsiHost for Host<'_, M> {
 
 /// The CPU on which to take an interrupt that goes to this guest destination.
 fn cpu_for<M: Machine>(d: &Domain<M>, m: &Message) -> PcpuId {
-    let at = m.single().and_then(|v| d.vcpu(v)).map_or(NO_CPU, |v| v.loaded_on.load(Ordering::Relaxed));
+    let at = m
+        .single()
+        .and_then(|v| d.vcpu(v))
+        .map_or(NO_CPU, |v| v.loaded_on.load(Ordering::Relaxed));
     PcpuId(if at == NO_CPU { 0 } else { at })
 }
 
@@ -290,7 +328,9 @@ impl<M: Machine> Hypervisor<M> {
         let i = vector.0 as usize;
         self.vectors.counts[i].fetch_add(1, Ordering::Relaxed);
         let source = self.vectors.sources[i].load(Ordering::SeqCst);
-        let Some(d) = self.hardware_domain.get() else { return };
+        let Some(d) = self.hardware_domain.get() else {
+            return;
+        };
         let bus = Bus { hv: self, d };
         if source & IS_MSI != 0 {
             let address = 0xfee0_0000 | source >> 32 & 0xf_ffff;
@@ -299,7 +339,10 @@ impl<M: Machine> Hypervisor<M> {
             }
         } else if source & IS_GSI != 0 {
             let gsi = Gsi(source as u32);
-            if d.ioapics.rte(gsi).is_some_and(|r| r.trigger() == Trigger::Level) {
+            if d.ioapics
+                .rte(gsi)
+                .is_some_and(|r| r.trigger() == Trigger::Level)
+            {
                 self.machine.mask_gsi(gsi, true);
             }
             d.ioapics.raise_physical(gsi, &bus);
@@ -326,7 +369,8 @@ impl<M: Machine> Hypervisor<M> {
                     }
                 },
             };
-            self.vectors.sources[vector.0 as usize].store(IS_GSI | u64::from(c.gsi.0), Ordering::SeqCst);
+            self.vectors.sources[vector.0 as usize]
+                .store(IS_GSI | u64::from(c.gsi.0), Ordering::SeqCst);
             let pin = PinSetup {
                 vector,
                 is_level: c.new.trigger() == Trigger::Level,
@@ -341,6 +385,8 @@ impl<M: Machine> Hypervisor<M> {
 
     /// The guest ended a level-triggered interrupt.
     pub(crate) fn end_level(&self, d: &Domain<M>, vector: Vector) {
-        d.ioapics.eoi(vector, &Bus { hv: self, d }, |gsi| self.machine.mask_gsi(gsi, false));
+        d.ioapics.eoi(vector, &Bus { hv: self, d }, |gsi| {
+            self.machine.mask_gsi(gsi, false)
+        });
     }
 }

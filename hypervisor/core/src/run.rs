@@ -49,7 +49,11 @@ pub fn run_cpu<M: Machine>(hv: &Hypervisor<M>) -> ! {
     let mut is_running = false;
     let mut request = Request::None;
     loop {
-        let todo = if cpu.work.load(Ordering::Relaxed) != 0 { cpu.work.swap(0, Ordering::SeqCst) } else { 0 };
+        let todo = if cpu.work.load(Ordering::Relaxed) != 0 {
+            cpu.work.swap(0, Ordering::SeqCst)
+        } else {
+            0
+        };
         if todo & work::TIMER != 0 {
             expire_timers(hv, me, cpu);
         }
@@ -97,7 +101,10 @@ fn step<M: Machine>(hv: &Hypervisor<M>, cpu: &CpuState, l: &mut Loaded<M>) -> Ne
     }
     let exit = hv.machine.hvm().run(&mut l.hw);
     // Only this CPU writes it.
-    cpu.exits.store(cpu.exits.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    cpu.exits.store(
+        cpu.exits.load(Ordering::Relaxed).wrapping_add(1),
+        Ordering::Relaxed,
+    );
     exit::handle(hv, &l.d, &l.v, &mut l.hw, exit)
 }
 
@@ -139,8 +146,10 @@ fn reschedule<M: Machine>(
     for other in d.kick.iter() {
         hv.request(other, work::RESCHED);
     }
-    cpu.slice_end.store(d.slice_end.map_or(u64::MAX, |n| n.0), Ordering::Relaxed);
-    cpu.current.store(d.next.map_or(0, |u| u.0 + 1), Ordering::Relaxed);
+    cpu.slice_end
+        .store(d.slice_end.map_or(u64::MAX, |n| n.0), Ordering::Relaxed);
+    cpu.current
+        .store(d.next.map_or(0, |u| u.0 + 1), Ordering::Relaxed);
     let is_running = match d.next {
         None => false,
         Some(unit) => {
@@ -160,7 +169,12 @@ fn reschedule<M: Machine>(
     is_running
 }
 
-fn load<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, unit: UnitId, has_migrated: bool) -> Option<Loaded<M>> {
+fn load<M: Machine>(
+    hv: &Hypervisor<M>,
+    me: PcpuId,
+    unit: UnitId,
+    has_migrated: bool,
+) -> Option<Loaded<M>> {
     let v = hv.vcpu_of(unit)?;
     let d = v.domain()?;
     let mut hw = v.hw.lock().take()?;
@@ -269,6 +283,8 @@ impl<M: Machine> Hypervisor<M> {
     /// The hardware timer of this CPU fired.
     #[inline]
     pub fn timer_interrupt(&self) {
-        self.cpu(self.machine.this_cpu()).work.fetch_or(work::TIMER, Ordering::SeqCst);
+        self.cpu(self.machine.this_cpu())
+            .work
+            .fetch_or(work::TIMER, Ordering::SeqCst);
     }
 }

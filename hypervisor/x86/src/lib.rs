@@ -14,6 +14,7 @@ pub mod firmware;
 pub mod frame_mem;
 pub mod hvm;
 pub mod ioapic;
+pub mod machine;
 pub mod paging;
 pub mod percpu;
 pub mod serial;

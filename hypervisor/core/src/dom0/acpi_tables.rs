@@ -25,7 +25,8 @@ pub struct Tables {
 }
 
 const ALLOWED: &[&[u8; 4]] = &[
-    b"FACP", b"PSDT", b"SSDT", b"SBST", b"MCFG", b"SLIC", b"MSDM", b"WDAT", b"FPDT", b"S3PT", b"TCPA", b"TPM2", b"VFCT",
+    b"FACP", b"PSDT", b"SSDT", b"SBST", b"MCFG", b"SLIC", b"MSDM", b"WDAT", b"FPDT", b"S3PT",
+    b"TCPA", b"TPM2", b"VFCT",
 ];
 
 fn seal(t: &mut [u8], len_at: usize, sum_at: usize, range: usize) {
@@ -39,7 +40,12 @@ fn seal(t: &mut [u8], len_at: usize, sum_at: usize, range: usize) {
 ///
 /// # Errors
 /// When the host has no MADT.
-pub fn build(host: &[HostTable<'_>], at: u64, vcpus: u32, ioapics: &[HostIoApic]) -> Result<Tables, String> {
+pub fn build(
+    host: &[HostTable<'_>],
+    at: u64,
+    vcpus: u32,
+    ioapics: &[HostIoApic],
+) -> Result<Tables, String> {
     let madt = host
         .iter()
         .find(|t| &t.signature == b"APIC" && t.bytes.len() >= 44)
@@ -79,7 +85,10 @@ pub fn build(host: &[HostTable<'_>], at: u64, vcpus: u32, ioapics: &[HostIoApic]
     out.extend(&m);
     out.resize(out.len().next_multiple_of(16), 0);
     let xsdt_at = at + out.len() as u64;
-    let root = host.first().filter(|t| t.bytes.len() >= 36).ok_or_else(|| String::from("the machine has no XSDT"))?;
+    let root = host
+        .first()
+        .filter(|t| t.bytes.len() >= 36)
+        .ok_or_else(|| String::from("the machine has no XSDT"))?;
     let mut x = root.bytes[..36].to_vec();
     x[..4].copy_from_slice(b"XSDT");
     x[8] = 1;
@@ -102,5 +111,8 @@ pub fn build(host: &[HostTable<'_>], at: u64, vcpus: u32, ioapics: &[HostIoApic]
     r[24..32].copy_from_slice(&xsdt_at.to_le_bytes());
     seal(r, 20, 8, 20);
     seal(r, 20, 32, 36);
-    Ok(Tables { bytes: out, rsdp: at })
+    Ok(Tables {
+        bytes: out,
+        rsdp: at,
+    })
 }

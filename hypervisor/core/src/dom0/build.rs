@@ -56,7 +56,7 @@ pub struct Input<'a> {
     pub kernel: &'a [u8],
     /// Its command line.
     pub command_line: &'a [u8],
-    /// The initrd: page-aligned machine address and bytes; its frames belong to the hypervisor and become dom0's.
+    /// The initrd: page-aligned machine address and bytes; its frames are unknown to the frame allocator and become dom0's.
     pub initrd: Option<(Maddr, u64)>,
     /// RAM for dom0, in pages.
     pub pages: u64,
@@ -116,7 +116,8 @@ impl<M: Machine> LoadSink for Sink<'_, M> {
 /// Whether all frames of a byte range are dom0's.
 fn owned<M: Machine>(hv: &Hypervisor<M>, at: u64, len: u64) -> Result<(), u64> {
     let end = at.checked_add(len).ok_or(at)?;
-    let is_dom0 = |m: u64| hv.mm.info(Mfn(m)).and_then(crate::mm::FrameInfo::owner) == Some(DomId(0));
+    let is_dom0 =
+        |m: u64| hv.mm.info(Mfn(m)).and_then(crate::mm::FrameInfo::owner) == Some(DomId(0));
     match (at >> 12..end.div_ceil(4096)).find(|m| !is_dom0(*m)) {
         None => Ok(()),
         Some(m) => Err(m << 12),
@@ -129,15 +130,28 @@ fn take_ram<M: Machine>(hv: &Hypervisor<M>, memory: &[MemoryRange], want: u64) -
     for r in memory.iter().filter(|r| r.kind == MemoryType::RAM) {
         let (mut at, end) = (r.start.div_ceil(4096).max(1), r.end >> 12);
         while at < end && have < want {
-            let n = if at & 511 == 0 && end - at >= 512 && want - have >= 512 { 512 } else { 1 };
-            if hv.mm.alloc_range(&hv.machine, DomId(0), Mfn(at), n, Scrub::Skip).is_ok() {
+            let n = if at & 511 == 0 && end - at >= 512 && want - have >= 512 {
+                512
+            } else {
+                1
+            };
+            if hv
+                .mm
+                .alloc_range(&hv.machine, DomId(0), Mfn(at), n, Scrub::Skip)
+                .is_ok()
+            {
                 have += n;
                 at += n;
             } else if n == 1 {
                 at += 1;
             } else {
                 for m in at..at + n {
-                    if have < want && hv.mm.alloc_range(&hv.machine, DomId(0), Mfn(m), 1, Scrub::Skip).is_ok() {
+                    if have < want
+                        && hv
+                            .mm
+                            .alloc_range(&hv.machine, DomId(0), Mfn(m), 1, Scrub::Skip)
+                            .is_ok()
+                    {
                         have += 1;
                     }
                 }
@@ -151,11 +165,14 @@ fn take_ram<M: Machine>(hv: &Hypervisor<M>, memory: &[MemoryRange], want: u64) -
 /// Maximal runs of frames in `r` that are dom0's (`true`) or not.
 fn runs<M: Machine>(hv: &Hypervisor<M>, r: &MemoryRange, mut f: impl FnMut(Range<u64>, bool)) {
     let (first, end) = (r.start.div_ceil(4096), r.end >> 12);
-    let is_dom0 = |m: u64| hv.mm.info(Mfn(m)).and_then(crate::mm::FrameInfo::owner) == Some(DomId(0));
+    let is_dom0 =
+        |m: u64| hv.mm.info(Mfn(m)).and_then(crate::mm::FrameInfo::owner) == Some(DomId(0));
     let mut at = first;
     while at < end {
         let kind = is_dom0(at) || at == 0;
-        let run_end = (at..end).find(|m| (is_dom0(*m) || *m == 0) != kind).unwrap_or(end);
+        let run_end = (at..end)
+            .find(|m| (is_dom0(*m) || *m == 0) != kind)
+            .unwrap_or(end);
         f(at..run_end, kind);
         at = run_end;
     }
@@ -172,8 +189,16 @@ fn memory_map<M: Machine>(hv: &Hypervisor<M>, memory: &[MemoryRange]) -> Vec<Mem
     for r in memory {
         if r.kind == MemoryType::RAM {
             runs(hv, r, |run, is_dom0| {
-                let kind = if is_dom0 { MemoryType::RAM } else { MemoryType::UNUSABLE };
-                push(MemoryRange { start: run.start << 12, end: run.end << 12, kind });
+                let kind = if is_dom0 {
+                    MemoryType::RAM
+                } else {
+                    MemoryType::UNUSABLE
+                };
+                push(MemoryRange {
+                    start: run.start << 12,
+                    end: run.end << 12,
+                    kind,
+                });
             });
         } else {
             push(*r);
@@ -184,12 +209,27 @@ fn memory_map<M: Machine>(hv: &Hypervisor<M>, memory: &[MemoryRange]) -> Vec<Mem
 
 /// Splits `[at, at + len)` off dom0's RAM in the map, with another type.
 fn retype(map: &mut Vec<MemoryRange>, at: u64, len: u64, kind: MemoryType) {
-    if let Some(i) = map.iter().position(|r| r.kind == MemoryType::RAM && r.start <= at && at + len <= r.end) {
+    if let Some(i) = map
+        .iter()
+        .position(|r| r.kind == MemoryType::RAM && r.start <= at && at + len <= r.end)
+    {
         let r = map[i];
         let parts = [
-            MemoryRange { start: r.start, end: at, kind: r.kind },
-            MemoryRange { start: at, end: at + len, kind },
-            MemoryRange { start: at + len, end: r.end, kind: r.kind },
+            MemoryRange {
+                start: r.start,
+                end: at,
+                kind: r.kind,
+            },
+            MemoryRange {
+                start: at,
+                end: at + len,
+                kind,
+            },
+            MemoryRange {
+                start: at + len,
+                end: r.end,
+                kind: r.kind,
+            },
         ];
         map.splice(i..=i, parts.into_iter().filter(|p| p.start < p.end));
     }
@@ -219,26 +259,41 @@ pub fn build<M: Machine>(hv: &Hypervisor<M>, input: Input<'_>) -> Result<Arc<Dom
     // The place where kernels are linked for, before unpacking takes memory.
     let (first, most) = (0x1000, input.pages.min(128 << 8));
     for m in (first..first + most).step_by(512) {
-        let _ = hv.mm.alloc_range(&hv.machine, DomId(0), Mfn(m), 512, Scrub::Skip);
+        let _ = hv
+            .mm
+            .alloc_range(&hv.machine, DomId(0), Mfn(m), 512, Scrub::Skip);
     }
     let kernel = Kernel::open(input.kernel, 256 << 20).map_err(|e| format!("dom0 kernel: {e}"))?;
-    let image = kernel.dom0_image().map_err(|e| format!("dom0 kernel: {e}"))?;
+    let image = kernel
+        .dom0_image()
+        .map_err(|e| format!("dom0 kernel: {e}"))?;
     let placement = image.linked_placement();
     for m in placement.range.start >> 12..placement.range.end.div_ceil(4096) {
-        let _ = hv.mm.alloc_range(&hv.machine, DomId(0), Mfn(m), 1, Scrub::Skip);
+        let _ = hv
+            .mm
+            .alloc_range(&hv.machine, DomId(0), Mfn(m), 1, Scrub::Skip);
     }
     let loaded = image.load(&placement, &mut Sink { hv }).map_err(|at| {
         format!("dom0 kernel: it wants to be loaded at {:#x}, but {at:#x} is not free RAM: use a relocatable kernel or another machine", placement.range.start)
     })?;
-    let entry = loaded.pvh_entry.ok_or_else(|| String::from("dom0 kernel: no PVH entry point"))?;
-    log::info!("Dom0 kernel: {:?}, {:#x}-{:#x}, entry {entry:#x}", kernel.format, loaded.range.start, loaded.range.end);
+    let entry = loaded
+        .pvh_entry
+        .ok_or_else(|| String::from("dom0 kernel: no PVH entry point"))?;
+    log::info!(
+        "Dom0 kernel: {:?}, {:#x}-{:#x}, entry {entry:#x}",
+        kernel.format,
+        loaded.range.start,
+        loaded.range.end
+    );
     let kernel_end = loaded.range.end;
     drop(kernel);
 
     if let Some((at, len)) = input.initrd {
-        for m in at.0 >> 12..(at.0 + len).div_ceil(4096) {
-            hv.mm.assign(Mfn(m), DomId(0)).map_err(|_| String::from("the initrd is larger than dom0_mem: raise dom0_mem"))?;
-        }
+        let (first, end) = (at.0 >> 12, (at.0 + len).div_ceil(4096));
+        hv.mm.add_range(Mfn(first), Mfn(end));
+        hv.mm
+            .alloc_range(&hv.machine, DomId(0), Mfn(first), end - first, Scrub::Skip)
+            .map_err(|_| String::from("the initrd is larger than dom0_mem: raise dom0_mem"))?;
         log::info!("Dom0 initrd: {:#x}-{:#x}", at.0, at.0 + len);
     }
     let have = take_ram(hv, input.memory, input.pages);
@@ -248,16 +303,20 @@ pub fn build<M: Machine>(hv: &Hypervisor<M>, input: Input<'_>) -> Result<Arc<Dom
     // Tables go into the highest 64 KiB of dom0's RAM below 1 GiB that nothing else uses.
     let initrd = input.initrd.map_or(0..0, |(at, len)| at.0..at.0 + len);
     let area = |size: u64, above: u64| {
-        map.iter().rev().filter(|r| r.kind == MemoryType::RAM && r.start < 1 << 30).find_map(|r| {
-            let end = r.end.min(1 << 30);
-            let mut at = end.checked_sub(size)? & !0xfff;
-            if at < initrd.end && initrd.start < at + size {
-                at = initrd.start.checked_sub(size)? & !0xfff;
-            }
-            (at >= r.start.max(above)).then_some(at)
-        })
+        map.iter()
+            .rev()
+            .filter(|r| r.kind == MemoryType::RAM && r.start < 1 << 30)
+            .find_map(|r| {
+                let end = r.end.min(1 << 30);
+                let mut at = end.checked_sub(size)? & !0xfff;
+                if at < initrd.end && initrd.start < at + size {
+                    at = initrd.start.checked_sub(size)? & !0xfff;
+                }
+                (at >= r.start.max(above)).then_some(at)
+            })
     };
-    let acpi_at = area(0x10000, kernel_end).ok_or("dom0 has no RAM below 1 GiB for its tables: raise dom0_mem")?;
+    let acpi_at = area(0x10000, kernel_end)
+        .ok_or("dom0 has no RAM below 1 GiB for its tables: raise dom0_mem")?;
     let acpi = acpi_tables::build(input.tables, acpi_at, input.vcpus, input.ioapics)?;
     if acpi.bytes.len() > 0xf000 {
         return Err(String::from("the ACPI tables name too many CPUs"));
@@ -266,11 +325,19 @@ pub fn build<M: Machine>(hv: &Hypervisor<M>, input: Input<'_>) -> Result<Arc<Dom
     retype(&mut map, acpi_at, 0x10000, MemoryType::ACPI);
     let info_at = {
         let at = acpi_at - 0x10000;
-        owned(hv, at, 0x10000).map_err(|_| "dom0 has no RAM below 1 GiB for its start information: raise dom0_mem")?;
+        owned(hv, at, 0x10000)
+            .map_err(|_| "dom0 has no RAM below 1 GiB for its start information: raise dom0_mem")?;
         at
     };
-    let modules: Vec<GuestModule<'_>> =
-        input.initrd.iter().map(|(at, len)| GuestModule { paddr: at.0, size: *len, command_line: &[] }).collect();
+    let modules: Vec<GuestModule<'_>> = input
+        .initrd
+        .iter()
+        .map(|(at, len)| GuestModule {
+            paddr: at.0,
+            size: *len,
+            command_line: &[],
+        })
+        .collect();
     let info = StartInfo {
         paddr: info_at,
         flags: xen_abi::xen::SIF_PRIVILEGED | xen_abi::xen::SIF_INITDOMAIN,
@@ -292,19 +359,58 @@ pub fn build<M: Machine>(hv: &Hypervisor<M>, input: Input<'_>) -> Result<Arc<Dom
     }
     v0.is_initialised.store(true, Ordering::Release);
     hv.hardware_domain.call_once(|| d.clone());
-    hv.domains.insert(d.clone()).map_err(|e| format!("dom0: {e:?}"))?;
+    hv.domains
+        .insert(d.clone())
+        .map_err(|e| format!("dom0: {e:?}"))?;
     Ok(d)
 }
 
 /// The register state of a PVH boot (docs/misc/pvh).
 fn start_state<B: HvmBackend>(hvm: &B, hw: &mut B::Vcpu, entry: u64, info: u64) {
-    let flat = |ar| Segment { sel: 0, ar, limit: u32::MAX, base: 0 };
-    hvm.set_segment(hw, Seg::Cs, Segment { sel: 8, ..flat(0xc09b) });
+    let flat = |ar| Segment {
+        sel: 0,
+        ar,
+        limit: u32::MAX,
+        base: 0,
+    };
+    hvm.set_segment(
+        hw,
+        Seg::Cs,
+        Segment {
+            sel: 8,
+            ..flat(0xc09b)
+        },
+    );
     for s in [Seg::Ds, Seg::Es, Seg::Ss, Seg::Fs, Seg::Gs] {
-        hvm.set_segment(hw, s, Segment { sel: 16, ..flat(0xc093) });
+        hvm.set_segment(
+            hw,
+            s,
+            Segment {
+                sel: 16,
+                ..flat(0xc093)
+            },
+        );
     }
-    hvm.set_segment(hw, Seg::Tr, Segment { sel: 0, ar: 0x8b, limit: 0x67, base: 0 });
-    hvm.set_segment(hw, Seg::Ldtr, Segment { sel: 0, ar: 0x1_0000, limit: 0, base: 0 });
+    hvm.set_segment(
+        hw,
+        Seg::Tr,
+        Segment {
+            sel: 0,
+            ar: 0x8b,
+            limit: 0x67,
+            base: 0,
+        },
+    );
+    hvm.set_segment(
+        hw,
+        Seg::Ldtr,
+        Segment {
+            sel: 0,
+            ar: 0x1_0000,
+            limit: 0,
+            base: 0,
+        },
+    );
     hvm.set_segment(hw, Seg::Gdtr, Segment::default());
     hvm.set_segment(hw, Seg::Idtr, Segment::default());
     hvm.set(hw, Reg::Cr4, 0);
@@ -312,11 +418,19 @@ fn start_state<B: HvmBackend>(hvm: &B, hw: &mut B::Vcpu, entry: u64, info: u64) 
     hvm.set(hw, Reg::Cr0, 0x11);
     hvm.set(hw, Reg::Rflags, 2);
     hvm.set(hw, Reg::Rip, entry);
-    *B::regs_mut(hw) = crate::hvm::backend::GuestRegs { rbx: info, ..Default::default() };
+    *B::regs_mut(hw) = crate::hvm::backend::GuestRegs {
+        rbx: info,
+        ..Default::default()
+    };
 }
 
-fn create<M: Machine>(hv: &Hypervisor<M>, input: &Input<'_>, map: &[MemoryRange]) -> Result<Arc<Domain<M>>, String> {
-    let no_memory = || String::from("the hypervisor has no memory left to build dom0: lower dom0_mem");
+fn create<M: Machine>(
+    hv: &Hypervisor<M>,
+    input: &Input<'_>,
+    map: &[MemoryRange],
+) -> Result<Arc<Domain<M>>, String> {
+    let no_memory =
+        || String::from("the hypervisor has no memory left to build dom0: lower dom0_mem");
     let src = hv.mm.xen(&hv.machine);
     let p2m = P2m::new(&src, DomId(0), input.leaf_limit).map_err(|_| no_memory())?;
     for r in input.memory.iter().filter(|r| r.kind == MemoryType::RAM) {
@@ -326,7 +440,9 @@ fn create<M: Machine>(hv: &Hypervisor<M>, input: &Input<'_>, map: &[MemoryRange]
                 let (first, n) = (run.start.max(1), run.end.saturating_sub(run.start.max(1)));
                 let leaf = Leaf::new(Mfn(first), P2mType::RamRw);
                 if n > 0 {
-                    failed |= p2m.map_range(&hv.machine, &src, xen_abi::Gfn(first), n, leaf).is_err();
+                    failed |= p2m
+                        .map_range(&hv.machine, &src, xen_abi::Gfn(first), n, leaf)
+                        .is_err();
                     hv.m2p.set(Mfn(first), xen_abi::Gfn(first), n);
                 }
             }
@@ -337,11 +453,19 @@ fn create<M: Machine>(hv: &Hypervisor<M>, input: &Input<'_>, map: &[MemoryRange]
     }
     // Frame 0 holds the BIOS data area; firmware areas that are not RAM, cached as memory.
     let firmware = |first: u64, n: u64| {
-        let leaf = Leaf { mfn: Mfn(first), t: P2mType::MmioDirect, cache: MemType::Wb };
+        let leaf = Leaf {
+            mfn: Mfn(first),
+            t: P2mType::MmioDirect,
+            cache: MemType::Wb,
+        };
         p2m.map_range(&hv.machine, &src, xen_abi::Gfn(first), n, leaf)
     };
     let _ = firmware(0, 1).map_err(|_| no_memory())?;
-    for r in input.memory.iter().filter(|r| matches!(r.kind, MemoryType::ACPI | MemoryType::NVS)) {
+    for r in input
+        .memory
+        .iter()
+        .filter(|r| matches!(r.kind, MemoryType::ACPI | MemoryType::NVS))
+    {
         let (first, end) = (r.start >> 12, r.end.div_ceil(4096));
         for m in first..end {
             let _ = firmware(m, 1);
@@ -349,8 +473,12 @@ fn create<M: Machine>(hv: &Hypervisor<M>, input: &Input<'_>, map: &[MemoryRange]
     }
     let hvm = hv.machine.hvm();
     let hw = hvm.new_domain(&src, p2m.root()).ok_or_else(no_memory)?;
-    let shared_info = hv.mm.alloc_shared(&hv.machine, DomId(0)).map_err(|_| no_memory())?;
-    let evtchn = EvtchnTable::new(DomId(0), input.vcpus, shared_info.maddr(), u32::MAX, 256).map_err(|_| no_memory())?;
+    let shared_info = hv
+        .mm
+        .alloc_shared(&hv.machine, DomId(0))
+        .map_err(|_| no_memory())?;
+    let evtchn = EvtchnTable::new(DomId(0), input.vcpus, shared_info.maddr(), u32::MAX, 256)
+        .map_err(|_| no_memory())?;
     let mut settings = Settings::new(GuestKind::Pvh, input.vcpus);
     settings.has_reliable_tsc = true;
     settings.xen.domid = DomId(0);
@@ -362,7 +490,12 @@ fn create<M: Machine>(hv: &Hypervisor<M>, input: &Input<'_>, map: &[MemoryRange]
         .ioapics
         .iter()
         .map(|i| {
-            let identity = Identity { id: i.id, address: Gpa(i.address), gsi_base: Gsi(i.gsi_base), pins: i.pins };
+            let identity = Identity {
+                id: i.id,
+                address: Gpa(i.address),
+                gsi_base: Gsi(i.gsi_base),
+                pins: i.pins,
+            };
             Vioapic::new(identity, Backing::Physical)
         })
         .collect();
@@ -385,39 +518,69 @@ fn create<M: Machine>(hv: &Hypervisor<M>, input: &Input<'_>, map: &[MemoryRange]
         max_pages: AtomicU64::new(u64::MAX),
         shutdown: AtomicU32::new(RUNNING),
         is_dying: AtomicBool::new(false),
-        memory_map: Lock::new(Rank::Leaf, map.iter().map(|r| (r.start, r.end - r.start, r.kind.0)).collect()),
+        memory_map: Lock::new(
+            Rank::Leaf,
+            map.iter()
+                .map(|r| (r.start, r.end - r.start, r.kind.0))
+                .collect(),
+        ),
         grant_frames: Lock::new(Rank::GrantTable, Vec::new()),
         shutdown_code: AtomicU32::new(0),
         handle: Lock::new(Rank::Leaf, [0; 16]),
-        hardware: Some(Box::new(HardwareDomain::new(input.ecam.clone(), input.owned.clone()))),
+        hardware: Some(Box::new(HardwareDomain::new(
+            input.ecam.clone(),
+            input.owned.clone(),
+        ))),
     });
     intercepts(hvm, &d, input.ports);
     hv.publish_wallclock(&d);
     let sched_error = |e| format!("dom0: the scheduler refuses it ({e:?})");
-    hv.sched.insert_group(GroupId(0), Params::default()).map_err(sched_error)?;
+    hv.sched
+        .insert_group(GroupId(0), Params::default())
+        .map_err(sched_error)?;
     for i in 0..input.vcpus {
         add_vcpu(hv, &d, VcpuId(i)).map_err(|e| e.unwrap_or_else(no_memory))?;
     }
     Ok(d)
 }
 
-fn add_vcpu<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, id: VcpuId) -> Result<(), Option<String>> {
+fn add_vcpu<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    id: VcpuId,
+) -> Result<(), Option<String>> {
     let src = hv.mm.xen(&hv.machine);
     let hvm = hv.machine.hvm();
     let mut hw = hvm.new_vcpu(&src, &d.hw).ok_or(None)?;
     crate::hvm::intr::reset_state(hvm, &mut hw);
     let unit = UnitId(hv.next_unit.fetch_add(1, Ordering::Relaxed));
     let weak: Weak<Domain<M>> = Arc::downgrade(d);
-    let v = Arc::new(Vcpu::new(&weak, d.id, id, unit, Vlapic::new(id, false), Box::new(hw)));
+    let v = Arc::new(Vcpu::new(
+        &weak,
+        d.id,
+        id,
+        unit,
+        Vlapic::new(id, false),
+        Box::new(hw),
+    ));
     if id.0 < 32 {
         // Until the guest registers its own, vcpu_info lies in shared_info.
-        v.info.store(d.shared_info.maddr().0 + 64 * u64::from(id.0), Ordering::Release);
+        v.info.store(
+            d.shared_info.maddr().0 + 64 * u64::from(id.0),
+            Ordering::Release,
+        );
         hv.publish_time(d, &v);
     }
     hv.timers.register(unit);
     hv.add_unit(&v);
     hv.sched
-        .insert_unit(unit, GroupId(u32::from(d.id.0)), &CpuMask::ALL, &CpuMask::ALL, hv.now())
+        .insert_unit(
+            unit,
+            GroupId(u32::from(d.id.0)),
+            &CpuMask::ALL,
+            &CpuMask::ALL,
+            hv.now(),
+        )
         .map_err(|e| Some(format!("{}{}: the scheduler refuses it ({e:?})", d.id, id)))?;
     if let Some(slot) = d.vcpus.get(id.0 as usize) {
         slot.call_once(|| v);
@@ -432,9 +595,25 @@ fn intercepts<B: HvmBackend, M: Machine<Hvm = B>>(hvm: &B, d: &Domain<M>, ports:
         hvm.trap_ports(&d.hw, first, last, true);
     }
     for n in [
-        0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0100, 0xc000_0101, 0xc000_0102, 0x174, 0x175, 0x176,
+        0xc000_0081,
+        0xc000_0082,
+        0xc000_0083,
+        0xc000_0084,
+        0xc000_0100,
+        0xc000_0101,
+        0xc000_0102,
+        0x174,
+        0x175,
+        0x176,
     ] {
-        hvm.trap_msr(&d.hw, n, Trap { read: false, write: false });
+        hvm.trap_msr(
+            &d.hw,
+            n,
+            Trap {
+                read: false,
+                write: false,
+            },
+        );
     }
 }
 

@@ -114,7 +114,9 @@ pub struct DomainTable<M: Machine> {
 
 impl<M: Machine> Default for DomainTable<M> {
     fn default() -> Self {
-        Self { map: RwLock::new(Rank::DomainList, BTreeMap::new()) }
+        Self {
+            map: RwLock::new(Rank::DomainList, BTreeMap::new()),
+        }
     }
 }
 

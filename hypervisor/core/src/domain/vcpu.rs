@@ -144,7 +144,8 @@ impl<M: Machine> Vcpu<M> {
     /// Whether the scheduler may run it.
     #[inline]
     pub fn is_runnable(&self) -> bool {
-        self.not_runnable.load(Ordering::SeqCst) == 0 && self.pause_count.load(Ordering::SeqCst) == 0
+        self.not_runnable.load(Ordering::SeqCst) == 0
+            && self.pause_count.load(Ordering::SeqCst) == 0
     }
 
     /// Tells it that something waits, and gets it to look.
@@ -169,7 +170,9 @@ impl<M: Machine> Vcpu<M> {
 
     /// Ends HLT, block or poll.
     pub fn unblock(&self, hv: &Hypervisor<M>) {
-        let old = self.not_runnable.fetch_and(!(stop::BLOCKED | stop::POLL), Ordering::SeqCst);
+        let old = self
+            .not_runnable
+            .fetch_and(!(stop::BLOCKED | stop::POLL), Ordering::SeqCst);
         if old & (stop::BLOCKED | stop::POLL) != 0 && self.is_runnable() {
             hv.wake(self.unit);
         }

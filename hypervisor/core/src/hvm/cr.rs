@@ -33,7 +33,8 @@ pub(crate) fn gpr<B: HvmBackend>(hw: &mut B::Vcpu, n: u8) -> &mut u64 {
 pub(crate) fn gpr_value<B: HvmBackend>(hw: &B::Vcpu, n: u8) -> u64 {
     let r = B::regs(hw);
     [
-        r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15,
+        r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12,
+        r.r13, r.r14, r.r15,
     ][usize::from(n & 15)]
 }
 
@@ -41,7 +42,14 @@ pub(crate) fn gpr_value<B: HvmBackend>(hw: &B::Vcpu, n: u8) -> u64 {
 const CR4_DENIED: u64 = 1 << 13 | 1 << 14 | 1 << 23 | 1 << 24;
 
 /// Executes the move that the exit describes.
-pub(crate) fn access<M: Machine>(hv: &Hypervisor<M>, _d: &Domain<M>, hw: &mut HwVcpu<M>, cr: u8, reg: u8, write: bool) {
+pub(crate) fn access<M: Machine>(
+    hv: &Hypervisor<M>,
+    _d: &Domain<M>,
+    hw: &mut HwVcpu<M>,
+    cr: u8,
+    reg: u8,
+    write: bool,
+) {
     let hvm = hv.machine.hvm();
     let Some(next) = hvm.next_rip(hw) else {
         hvm.inject(hw, GP);
@@ -80,7 +88,11 @@ pub(crate) fn access<M: Machine>(hv: &Hypervisor<M>, _d: &Domain<M>, hw: &mut Hw
 /// CR0 with its effect on long mode: LMA follows LME and PG.
 fn set_cr0<B: HvmBackend>(hvm: &B, hw: &mut B::Vcpu, val: u64) {
     let efer = hvm.get(hw, Reg::Efer);
-    let lma = if val >> 31 & 1 != 0 && efer & 1 << 8 != 0 { 1 << 10 } else { 0 };
+    let lma = if val >> 31 & 1 != 0 && efer & 1 << 8 != 0 {
+        1 << 10
+    } else {
+        0
+    };
     hvm.set(hw, Reg::Efer, efer & !(1 << 10) | lma);
     hvm.set(hw, Reg::Cr0, val | 0x10);
 }

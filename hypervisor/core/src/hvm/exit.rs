@@ -24,13 +24,25 @@ pub enum Next {
 }
 
 /// General protection fault.
-pub(crate) const GP: Event = Event::Exception { vector: 13, error: Some(0) };
+pub(crate) const GP: Event = Event::Exception {
+    vector: 13,
+    error: Some(0),
+};
 /// Undefined instruction.
-pub(crate) const UD: Event = Event::Exception { vector: 6, error: None };
+pub(crate) const UD: Event = Event::Exception {
+    vector: 6,
+    error: None,
+};
 
 /// Handles one exit.
 #[inline]
-pub fn handle<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw: &mut HwVcpu<M>, exit: Exit) -> Next {
+pub fn handle<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    v: &Arc<Vcpu<M>>,
+    hw: &mut HwVcpu<M>,
+    exit: Exit,
+) -> Next {
     match exit {
         Exit::Interrupt => Next::Resume,
         Exit::Hypercall => hypercall(hv, d, v, hw),
@@ -53,7 +65,12 @@ pub fn handle<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M
 
 /// Moves rip past an instruction. False when it is not what the exit said: #GP was injected.
 #[inline]
-pub(crate) fn retire<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &mut HwVcpu<M>, i: Insn) -> bool {
+pub(crate) fn retire<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    hw: &mut HwVcpu<M>,
+    i: Insn,
+) -> bool {
     let hvm = hv.machine.hvm();
     let next = match hvm.next_rip(hw) {
         Some(n) => Some(n),
@@ -72,7 +89,12 @@ pub(crate) fn retire<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &mut HwV
     }
 }
 
-fn hypercall<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw: &mut HwVcpu<M>) -> Next {
+fn hypercall<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    v: &Arc<Vcpu<M>>,
+    hw: &mut HwVcpu<M>,
+) -> Next {
     match hypercall::enter(&mut Ctx { hv, d, v, hw }) {
         Flow::Done(_) => {
             retire(hv, d, hw, Insn::Hypercall);
@@ -80,7 +102,11 @@ fn hypercall<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>
         }
         Flow::Reschedule(_) => {
             retire(hv, d, hw, Insn::Hypercall);
-            if v.is_runnable() { Next::Yield } else { Next::Stop }
+            if v.is_runnable() {
+                Next::Yield
+            } else {
+                Next::Stop
+            }
         }
         Flow::Again => {
             // The instruction runs again; interrupts and other work come first.
@@ -102,7 +128,12 @@ fn cpuid<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, v: &Vcpu<M>, hw: &mut Hw
     }
 }
 
-fn halt<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw: &mut HwVcpu<M>) -> Next {
+fn halt<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    v: &Arc<Vcpu<M>>,
+    hw: &mut HwVcpu<M>,
+) -> Next {
     let hvm = hv.machine.hvm();
     if !retire(hv, d, hw, Insn::Hlt) {
         return Next::Resume;
@@ -115,10 +146,20 @@ fn halt<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw
         }
         return Next::Stop;
     }
-    if v.block(stop::BLOCKED) { Next::Stop } else { Next::Resume }
+    if v.block(stop::BLOCKED) {
+        Next::Stop
+    } else {
+        Next::Resume
+    }
 }
 
-fn rare<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw: &mut HwVcpu<M>, exit: Exit) -> Next {
+fn rare<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    v: &Arc<Vcpu<M>>,
+    hw: &mut HwVcpu<M>,
+    exit: Exit,
+) -> Next {
     let hvm = hv.machine.hvm();
     match exit {
         Exit::Nmi => {}
@@ -146,11 +187,18 @@ fn rare<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw
         Exit::Cr { cr, gpr, write } => super::cr::access(hv, d, hw, cr, gpr, write),
         Exit::Exception { vector, error, .. } => hvm.inject(hw, Event::Exception { vector, error }),
         Exit::TripleFault => {
-            log::warn!("{}{} triple fault at {:#x}", d.id, v.id, hvm.get(hw, Reg::Rip));
+            log::warn!(
+                "{}{} triple fault at {:#x}",
+                d.id,
+                v.id,
+                hvm.get(hw, Reg::Rip)
+            );
             hv.shutdown_domain(d, SHUTDOWN_reboot);
             return Next::Stop;
         }
-        Exit::EntryFailure { code } => return crash(hv, d, v, hw, "the CPU refused the guest's state", code),
+        Exit::EntryFailure { code } => {
+            return crash(hv, d, v, hw, "the CPU refused the guest's state", code);
+        }
         Exit::Unknown { code, info } => {
             log::error!("{}{} exit {code:#x} info {info:#x}", d.id, v.id);
             return crash(hv, d, v, hw, "exit that nobody asked for", code);
@@ -161,7 +209,14 @@ fn rare<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw
 }
 
 /// Ends a domain that cannot go on, with its registers in the log.
-pub(crate) fn crash<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Vcpu<M>, hw: &mut HwVcpu<M>, why: &str, code: u64) -> Next {
+pub(crate) fn crash<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    v: &Vcpu<M>,
+    hw: &mut HwVcpu<M>,
+    why: &str,
+    code: u64,
+) -> Next {
     log::error!("{}{} crashed: {why} ({code:#x})", d.id, v.id);
     dump_regs(hv, hw);
     hv.shutdown_domain(d, SHUTDOWN_crash);
@@ -173,12 +228,48 @@ pub(crate) fn dump_regs<M: Machine>(hv: &Hypervisor<M>, hw: &HwVcpu<M>) {
     let hvm = hv.machine.hvm();
     let r = <M::Hvm as HvmBackend>::regs(hw);
     let g = |x| hvm.get(hw, x);
-    log::error!("rip {:016x} rflags {:08x} cs {:04x}", g(Reg::Rip), g(Reg::Rflags), hvm.segment(hw, Seg::Cs).sel);
-    log::error!("rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", r.rax, r.rbx, r.rcx, r.rdx);
-    log::error!("rsi {:016x} rdi {:016x} rbp {:016x} rsp {:016x}", r.rsi, r.rdi, r.rbp, r.rsp);
-    log::error!("r8  {:016x} r9  {:016x} r10 {:016x} r11 {:016x}", r.r8, r.r9, r.r10, r.r11);
-    log::error!("r12 {:016x} r13 {:016x} r14 {:016x} r15 {:016x}", r.r12, r.r13, r.r14, r.r15);
-    log::error!("cr0 {:x} cr2 {:x} cr3 {:x} cr4 {:x} efer {:x}", g(Reg::Cr0), g(Reg::Cr2), g(Reg::Cr3), g(Reg::Cr4), g(Reg::Efer));
+    log::error!(
+        "rip {:016x} rflags {:08x} cs {:04x}",
+        g(Reg::Rip),
+        g(Reg::Rflags),
+        hvm.segment(hw, Seg::Cs).sel
+    );
+    log::error!(
+        "rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}",
+        r.rax,
+        r.rbx,
+        r.rcx,
+        r.rdx
+    );
+    log::error!(
+        "rsi {:016x} rdi {:016x} rbp {:016x} rsp {:016x}",
+        r.rsi,
+        r.rdi,
+        r.rbp,
+        r.rsp
+    );
+    log::error!(
+        "r8  {:016x} r9  {:016x} r10 {:016x} r11 {:016x}",
+        r.r8,
+        r.r9,
+        r.r10,
+        r.r11
+    );
+    log::error!(
+        "r12 {:016x} r13 {:016x} r14 {:016x} r15 {:016x}",
+        r.r12,
+        r.r13,
+        r.r14,
+        r.r15
+    );
+    log::error!(
+        "cr0 {:x} cr2 {:x} cr3 {:x} cr4 {:x} efer {:x}",
+        g(Reg::Cr0),
+        g(Reg::Cr2),
+        g(Reg::Cr3),
+        g(Reg::Cr4),
+        g(Reg::Efer)
+    );
 }
 
 fn xsetbv<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &mut HwVcpu<M>) {

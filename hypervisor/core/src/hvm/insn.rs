@@ -28,7 +28,10 @@ const fn opcode(i: Insn) -> (u32, u8) {
 }
 
 const fn is_prefix(b: u8, is_long: bool) -> bool {
-    matches!(b, 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65) || is_long && b & 0xf0 == 0x40
+    matches!(
+        b,
+        0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65
+    ) || is_long && b & 0xf0 == 0x40
 }
 
 /// Length of instruction `i` at the start of `bytes`.
@@ -43,12 +46,21 @@ fn length(i: Insn, bytes: &[u8], is_long: bool) -> Option<u64> {
 }
 
 /// Address of the instruction after `i`, which caused the exit.
-pub(crate) fn next_rip<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &HwVcpu<M>, i: Insn) -> Option<u64> {
+pub(crate) fn next_rip<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    hw: &HwVcpu<M>,
+    i: Insn,
+) -> Option<u64> {
     let hvm = hv.machine.hvm();
     let rip = hvm.get(hw, Reg::Rip);
     let cs = hvm.segment(hw, Seg::Cs);
     let is_long = cs.ar & 1 << 13 != 0 && hvm.get(hw, Reg::Efer) & 1 << 10 != 0;
-    let at = if is_long { rip } else { cs.base.wrapping_add(rip) & 0xffff_ffff };
+    let at = if is_long {
+        rip
+    } else {
+        cs.base.wrapping_add(rip) & 0xffff_ffff
+    };
     let (code, len) = opcode(i);
     let mut first = [0u8; 4];
     let mask = (1u64 << (8 * len)) as u32;
@@ -58,7 +70,9 @@ pub(crate) fn next_rip<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &HwVcp
         return Some(rip.wrapping_add(u64::from(len)));
     }
     let mut bytes = [0u8; 15];
-    let n = (1..=15).rev().find(|n| super::memory::fetch(hv, d, hw, at, &mut bytes[..*n]).is_some())?;
+    let n = (1..=15)
+        .rev()
+        .find(|n| super::memory::fetch(hv, d, hw, at, &mut bytes[..*n]).is_some())?;
     Some(rip.wrapping_add(length(i, &bytes[..n], is_long)?))
 }
 
@@ -69,7 +83,10 @@ mod tests {
     #[test]
     fn prefixes_are_counted() {
         assert_eq!(length(Insn::Cpuid, &[0x0f, 0xa2], true), Some(2));
-        assert_eq!(length(Insn::Cpuid, &[0x66, 0x48, 0x0f, 0xa2, 0], true), Some(4));
+        assert_eq!(
+            length(Insn::Cpuid, &[0x66, 0x48, 0x0f, 0xa2, 0], true),
+            Some(4)
+        );
         assert_eq!(length(Insn::Cpuid, &[0x48, 0x0f, 0xa2, 0], false), None);
         assert_eq!(length(Insn::Hlt, &[0xf3, 0xf4], true), Some(2));
         assert_eq!(length(Insn::Wbinvd, &[0x0f, 0x08], true), Some(2));

@@ -7,8 +7,8 @@ use xen_abi::{Maddr, Vector};
 
 use super::backend::{Event, HvmBackend, Reg, Seg, Segment};
 use super::exit::Next;
-use super::vlapic::message::{ApicBus, Signal};
 use super::vlapic::Vlapic;
+use super::vlapic::message::{ApicBus, Signal};
 use crate::domain::vcpu::attention;
 use crate::domain::{Domain, HwVcpu, Vcpu};
 use crate::hypervisor::Hypervisor;
@@ -54,7 +54,13 @@ pub(crate) fn attend<M: Machine>(
     None
 }
 
-fn interrupts<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, v: &Vcpu<M>, hw: &mut HwVcpu<M>, a: u32) {
+fn interrupts<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    v: &Vcpu<M>,
+    hw: &mut HwVcpu<M>,
+    a: u32,
+) {
     let hvm = hv.machine.hvm();
     if !hvm.can_interrupt(hw) {
         hvm.request_window(hw, true);
@@ -117,7 +123,10 @@ fn start_up<M: Machine>(hv: &Hypervisor<M>, v: &Vcpu<M>, hw: &mut HwVcpu<M>) -> 
 
 /// The architectural state after INIT (SDM volume 3, table 10-1).
 pub(crate) fn reset_state<B: HvmBackend>(hvm: &B, hw: &mut B::Vcpu) {
-    *B::regs_mut(hw) = super::backend::GuestRegs { rdx: 0x600, ..Default::default() };
+    *B::regs_mut(hw) = super::backend::GuestRegs {
+        rdx: 0x600,
+        ..Default::default()
+    };
     for (s, sel, ar, base) in [
         (Seg::Cs, 0xf000, 0x9b, 0xffff_0000),
         (Seg::Ds, 0, 0x93, 0),
@@ -130,7 +139,16 @@ pub(crate) fn reset_state<B: HvmBackend>(hvm: &B, hw: &mut B::Vcpu) {
         (Seg::Gdtr, 0, 0, 0),
         (Seg::Idtr, 0, 0, 0),
     ] {
-        hvm.set_segment(hw, s, Segment { sel, ar, limit: 0xffff, base });
+        hvm.set_segment(
+            hw,
+            s,
+            Segment {
+                sel,
+                ar,
+                limit: 0xffff,
+                base,
+            },
+        );
     }
     for (r, val) in [
         (Reg::Efer, 0),

@@ -15,7 +15,13 @@ use crate::machine::Machine;
 const DEBUG_CONSOLE: u16 = 0xe9;
 
 /// Handles a port exit.
-pub(crate) fn port<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw: &mut HwVcpu<M>, io: IoExit) -> Next {
+pub(crate) fn port<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    v: &Arc<Vcpu<M>>,
+    hw: &mut HwVcpu<M>,
+    io: IoExit,
+) -> Next {
     let hvm = hv.machine.hvm();
     if io.string {
         return super::mmio::string_io(hv, d, v, hw, io);
@@ -45,7 +51,9 @@ pub(crate) fn read<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, port: u16, siz
     if port == DEBUG_CONSOLE && size == 1 {
         return u32::from(DEBUG_CONSOLE);
     }
-    let Some(hw) = &d.hardware else { return u32::MAX };
+    let Some(hw) = &d.hardware else {
+        return u32::MAX;
+    };
     match port {
         0xcf8..=0xcff => hw.port_read(hv, d, port, size),
         _ => u32::MAX,
@@ -53,7 +61,13 @@ pub(crate) fn read<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, port: u16, siz
 }
 
 /// What a write to a port does.
-pub(crate) fn write<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, port: u16, size: u8, val: u32) {
+pub(crate) fn write<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    port: u16,
+    size: u8,
+    val: u32,
+) {
     if port == DEBUG_CONSOLE && size == 1 {
         hv.guest_console(d, &[val as u8]);
         return;

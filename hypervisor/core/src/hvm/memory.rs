@@ -14,13 +14,25 @@ use crate::p2m::{Leaf, P2mType};
 type Stage2<M> = <<M as Machine>::Hvm as HvmBackend>::Stage2;
 
 /// A domain's physical memory.
-pub(crate) fn physical<'a, M: Machine>(hv: &'a Hypervisor<M>, d: &'a Domain<M>) -> GuestMem<'a, M, Stage2<M>> {
-    GuestMem { mem: &hv.machine, p2m: &d.p2m, frames: &hv.mm }
+pub(crate) fn physical<'a, M: Machine>(
+    hv: &'a Hypervisor<M>,
+    d: &'a Domain<M>,
+) -> GuestMem<'a, M, Stage2<M>> {
+    GuestMem {
+        mem: &hv.machine,
+        p2m: &d.p2m,
+        frames: hv.mm,
+    }
 }
 
 /// Its linear memory as the vCPU translates now, with supervisor rights.
 #[inline]
-fn linear<'a, M: Machine>(hv: &'a Hypervisor<M>, d: &'a Domain<M>, hw: &HwVcpu<M>, cpl: u8) -> Linear<'a, M, Stage2<M>> {
+fn linear<'a, M: Machine>(
+    hv: &'a Hypervisor<M>,
+    d: &'a Domain<M>,
+    hw: &HwVcpu<M>,
+    cpl: u8,
+) -> Linear<'a, M, Stage2<M>> {
     let hvm = hv.machine.hvm();
     let paging = Paging::new(&PagingRegs {
         cr0: hvm.get(hw, Reg::Cr0),
@@ -31,7 +43,10 @@ fn linear<'a, M: Machine>(hv: &'a Hypervisor<M>, d: &'a Domain<M>, hw: &HwVcpu<M
         rflags: hvm.get(hw, Reg::Rflags) | if cpl == 3 { 0 } else { 1 << 18 },
         cpl,
     });
-    Linear { guest: physical(hv, d), paging }
+    Linear {
+        guest: physical(hv, d),
+        paging,
+    }
 }
 
 /// Copies in from a guest-linear address.
@@ -39,7 +54,13 @@ fn linear<'a, M: Machine>(hv: &'a Hypervisor<M>, d: &'a Domain<M>, hw: &HwVcpu<M
 /// # Errors
 /// `EFAULT`.
 #[inline]
-pub(crate) fn copy_in<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &HwVcpu<M>, from: u64, to: &mut [u8]) -> Result<(), Errno> {
+pub(crate) fn copy_in<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    hw: &HwVcpu<M>,
+    from: u64,
+    to: &mut [u8],
+) -> Result<(), Errno> {
     Ok(linear(hv, d, hw, 0).read_bytes(from, to)?)
 }
 
@@ -48,7 +69,13 @@ pub(crate) fn copy_in<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &HwVcpu
 /// # Errors
 /// `EFAULT`.
 #[inline]
-pub(crate) fn copy_out<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &HwVcpu<M>, to: u64, from: &[u8]) -> Result<(), Errno> {
+pub(crate) fn copy_out<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    hw: &HwVcpu<M>,
+    to: u64,
+    from: &[u8],
+) -> Result<(), Errno> {
     Ok(linear(hv, d, hw, 0).write_bytes(to, from)?)
 }
 
@@ -59,7 +86,13 @@ pub(crate) fn cpl<M: Machine>(hv: &Hypervisor<M>, hw: &HwVcpu<M>) -> u8 {
 
 /// Fetches code bytes at a linear address; how many could be read.
 #[inline]
-pub(crate) fn fetch<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &HwVcpu<M>, at: u64, to: &mut [u8]) -> Option<usize> {
+pub(crate) fn fetch<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    hw: &HwVcpu<M>,
+    at: u64,
+    to: &mut [u8],
+) -> Option<usize> {
     let l = linear(hv, d, hw, cpl(hv, hw));
     l.fetch(Gla(at), to).ok()
 }
@@ -86,13 +119,22 @@ pub(crate) fn get_frame<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn)
 ///
 /// # Errors
 /// `EFAULT` when it is not mapped, `EINVAL` when it is not RAM.
-pub(crate) fn pin_area<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &HwVcpu<M>, at: u64, len: u32) -> Result<Area, Errno> {
+pub(crate) fn pin_area<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    hw: &HwVcpu<M>,
+    at: u64,
+    len: u32,
+) -> Result<Area, Errno> {
     if at == 0 {
         return Ok(Area::default());
     }
     let l = linear(hv, d, hw, 0);
     let in_first = (4096 - (at & 4095)).min(u64::from(len)) as u32;
-    let mut area = Area { first_len: in_first, ..Area::default() };
+    let mut area = Area {
+        first_len: in_first,
+        ..Area::default()
+    };
     let pin = |at: u64| -> Result<Maddr, Errno> {
         let gpa = l.translate(Gla(at), Access::Write)?;
         let mfn = get_frame(hv, d, gpa.gfn()).ok_or(Errno::EINVAL)?;
@@ -121,7 +163,9 @@ pub(crate) fn unpin_area<M: Machine>(hv: &Hypervisor<M>, area: Area) {
 /// Writes `bytes` at `offset` of a pinned area.
 pub(crate) fn write_area<M: Machine>(hv: &Hypervisor<M>, area: &Area, offset: usize, bytes: &[u8]) {
     let Some(first) = area.first else { return };
-    let split = (area.first_len as usize).saturating_sub(offset).min(bytes.len());
+    let split = (area.first_len as usize)
+        .saturating_sub(offset)
+        .min(bytes.len());
     let (a, b) = bytes.split_at(split);
     if !a.is_empty() {
         hv.machine.copy_to(Maddr(first.0 + offset as u64), a);
@@ -135,7 +179,12 @@ pub(crate) fn write_area<M: Machine>(hv: &Hypervisor<M>, area: &Area, offset: us
 }
 
 /// What was mapped at a gfn is gone: flush, then drop what the mapping held.
-fn finish<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, old: Option<crate::p2m::Old>, flush: crate::p2m::Flush) {
+fn finish<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    old: Option<crate::p2m::Old>,
+    flush: crate::p2m::Flush,
+) {
     if flush.is_needed() {
         hv.flush_stage2(d);
     }
@@ -153,7 +202,12 @@ fn finish<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, old: Option<crate::p2m:
 ///
 /// # Errors
 /// `ENOMEM`, `EINVAL`.
-pub(crate) fn map_xen_frame<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn, mfn: Mfn) -> Result<(), Errno> {
+pub(crate) fn map_xen_frame<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    gfn: Gfn,
+    mfn: Mfn,
+) -> Result<(), Errno> {
     // A frame has one place: leave the old one.
     if let Some(was) = hv.m2p.get(mfn).filter(|g| *g != gfn)
         && d.p2m.lookup(&hv.machine, was).is_some_and(|m| m.mfn == mfn)
@@ -161,7 +215,9 @@ pub(crate) fn map_xen_frame<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: 
         unmap(hv, d, was)?;
     }
     let src = hv.mm.xen(&hv.machine);
-    let (old, flush) = d.p2m.set_entry(&hv.machine, &src, gfn, Leaf::new(mfn, P2mType::RamRw))?;
+    let (old, flush) = d
+        .p2m
+        .set_entry(&hv.machine, &src, gfn, Leaf::new(mfn, P2mType::RamRw))?;
     hv.m2p.set(mfn, gfn, 1);
     finish(hv, d, old, flush);
     Ok(())
@@ -183,7 +239,11 @@ pub(crate) fn unmap<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> 
 ///
 /// # Errors
 /// `ENOENT` when no RAM is there.
-pub(crate) fn balloon_out<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> Result<(), Errno> {
+pub(crate) fn balloon_out<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    gfn: Gfn,
+) -> Result<(), Errno> {
     match d.p2m.lookup(&hv.machine, gfn) {
         Some(m) if m.t.is_ram() => unmap(hv, d, gfn),
         // Already out: Linux balloons out what the boot left as a hole.
@@ -195,7 +255,11 @@ pub(crate) fn balloon_out<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gf
 ///
 /// # Errors
 /// `ENOMEM`.
-pub(crate) fn populate<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> Result<(), Errno> {
+pub(crate) fn populate<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    gfn: Gfn,
+) -> Result<(), Errno> {
     let src = hv.mm.xen(&hv.machine);
     let own = Mfn(gfn.0);
     let mfn = if d.is_direct_mapped {
@@ -207,7 +271,9 @@ pub(crate) fn populate<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) 
     } else {
         hv.mm.alloc(&hv.machine, d.id, AllocArgs::order(0))?
     };
-    let (old, flush) = d.p2m.set_entry(&hv.machine, &src, gfn, Leaf::new(mfn, P2mType::RamRw))?;
+    let (old, flush) = d
+        .p2m
+        .set_entry(&hv.machine, &src, gfn, Leaf::new(mfn, P2mType::RamRw))?;
     hv.m2p.set(mfn, gfn, 1);
     finish(hv, d, old, flush);
     Ok(())

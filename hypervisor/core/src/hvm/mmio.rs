@@ -37,7 +37,14 @@ pub(crate) fn fault<M: Machine>(
             return Next::Resume;
         }
     } else if access.exec && !d.is_hardware {
-        return crash(hv, d, v, hw, "fetch from a hole in guest-physical memory", gpa.0);
+        return crash(
+            hv,
+            d,
+            v,
+            hw,
+            "fetch from a hole in guest-physical memory",
+            gpa.0,
+        );
     } else if !is_emulated(d, v, gpa) && touch_device(hv, d, gfn) {
         return Next::Resume;
     }
@@ -51,7 +58,9 @@ fn is_emulated<M: Machine>(d: &Domain<M>, v: &Vcpu<M>, gpa: Gpa) -> bool {
 /// dom0's first access to a device page: maps it, with as large a leaf as the neighbourhood allows.
 fn touch_device<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> bool {
     let may = |g: Gfn| {
-        g.0 << 12 != LAPIC_PAGE && hv.is_device_frame(Mfn(g.0)) && d.ioapics.at(g.gpa()).is_none()
+        g.0 << 12 != LAPIC_PAGE
+            && hv.is_device_frame(Mfn(g.0))
+            && d.ioapics.at(g.gpa()).is_none()
             && d.hardware.as_ref().is_some_and(|h| h.may_map(g))
     };
     if gfn.0 >> 36 != 0 || !may(gfn) {
@@ -72,7 +81,12 @@ fn touch_device<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> bool
 /// Maps one device page at its own address.
 pub(crate) fn map_device<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> bool {
     let src = hv.mm.xen(&hv.machine);
-    match d.p2m.set_entry(&hv.machine, &src, gfn, Leaf::new(Mfn(gfn.0), P2mType::MmioDirect)) {
+    match d.p2m.set_entry(
+        &hv.machine,
+        &src,
+        gfn,
+        Leaf::new(Mfn(gfn.0), P2mType::MmioDirect),
+    ) {
         Ok((_, flush)) => {
             if flush.is_needed() {
                 hv.flush_stage2(d);
@@ -85,7 +99,13 @@ pub(crate) fn map_device<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn
 }
 
 /// INS and OUTS.
-pub(crate) fn string_io<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw: &mut HwVcpu<M>, _io: IoExit) -> Next {
+pub(crate) fn string_io<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    v: &Arc<Vcpu<M>>,
+    hw: &mut HwVcpu<M>,
+    _io: IoExit,
+) -> Next {
     emulate(hv, d, v, hw, None)
 }
 
@@ -114,14 +134,24 @@ struct Emulated<'a, M: Machine> {
     gpa: Option<Gpa>,
 }
 
-fn emulate<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw: &mut HwVcpu<M>, gpa: Option<Gpa>) -> Next {
+fn emulate<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    v: &Arc<Vcpu<M>>,
+    hw: &mut HwVcpu<M>,
+    gpa: Option<Gpa>,
+) -> Next {
     let hvm = hv.machine.hvm();
     let rip = hvm.get(hw, Reg::Rip);
     let cs = hvm.segment(hw, Seg::Cs);
     let mut bytes = [0u8; 15];
     let mut cpu = Emulated { hv, d, v, hw, gpa };
     let mode = cpu.mode();
-    let at = if mode == Mode::Bits64 { rip } else { cs.base.wrapping_add(rip) & 0xffff_ffff };
+    let at = if mode == Mode::Bits64 {
+        rip
+    } else {
+        cs.base.wrapping_add(rip) & 0xffff_ffff
+    };
     let Some(n) = memory::fetch(hv, d, cpu.hw, at, &mut bytes) else {
         // The fetch itself faults: let the guest's own CPU find out.
         hvm.inject(cpu.hw, UD);
@@ -132,11 +162,22 @@ fn emulate<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>,
         Ok(_) => {}
         Err(EmulError::Fault(Stop::Page(gla, code))) => {
             hvm.set(hw, Reg::Cr2, gla.0);
-            hvm.inject(hw, Event::Exception { vector: 14, error: Some(code) });
+            hvm.inject(
+                hw,
+                Event::Exception {
+                    vector: 14,
+                    error: Some(code),
+                },
+            );
         }
         Err(EmulError::Fault(Stop::General)) => hvm.inject(hw, super::exit::GP),
         Err(_) => {
-            log::warn!("{}{} cannot emulate {:02x?} at {rip:#x} (gpa {gpa:x?})", d.id, v.id, &bytes[..n]);
+            log::warn!(
+                "{}{} cannot emulate {:02x?} at {rip:#x} (gpa {gpa:x?})",
+                d.id,
+                v.id,
+                &bytes[..n]
+            );
             hvm.inject(hw, UD);
         }
     }
@@ -163,12 +204,18 @@ impl<M: Machine> Emulated<'_, M> {
     fn write_device(&mut self, gpa: Gpa, size: u8, val: u64) {
         let offset = gpa.offset() as u16;
         if gpa.0 & !0xfff == LAPIC_PAGE && self.v.lapic.has_page() {
-            let e = self.v.lapic.mmio_write(offset, size.min(4), val as u32, self.hv.now());
+            let e = self
+                .v
+                .lapic
+                .mmio_write(offset, size.min(4), val as u32, self.hv.now());
             super::msr_exit::apic_effect(self.hv, self.d, self.v, self.hw, e);
             return;
         }
         if let Some((io, offset)) = self.d.ioapics.at(gpa) {
-            let bus = Bus { hv: self.hv, d: self.d };
+            let bus = Bus {
+                hv: self.hv,
+                d: self.d,
+            };
             if let Some(change) = io.mmio_write(offset, val as u32, &bus) {
                 self.hv.follow_pin(self.d, &change);
             }
@@ -189,9 +236,17 @@ impl<M: Machine> Emulated<'_, M> {
             x86_emul::Seg::Gs => Seg::Gs,
         };
         let is_flat = self.mode() == Mode::Bits64 && !matches!(seg, Seg::Fs | Seg::Gs);
-        let base = if is_flat { 0 } else { self.hv.machine.hvm().segment(self.hw, seg).base };
+        let base = if is_flat {
+            0
+        } else {
+            self.hv.machine.hvm().segment(self.hw, seg).base
+        };
         let at = base.wrapping_add(place.offset);
-        if self.mode() == Mode::Bits64 { at } else { at & 0xffff_ffff }
+        if self.mode() == Mode::Bits64 {
+            at
+        } else {
+            at & 0xffff_ffff
+        }
     }
 }
 
@@ -256,7 +311,9 @@ impl<M: Machine> Cpu for Emulated<'_, M> {
     fn write_mem(&mut self, place: Place, size: u8, value: u64) -> Result<(), Stop> {
         let at = self.linear(place);
         let gpa = memory::translate(self.hv, self.d, self.hw, at, true)?;
-        match memory::physical(self.hv, self.d).write_gpa(gpa, &value.to_le_bytes()[..usize::from(size)]) {
+        match memory::physical(self.hv, self.d)
+            .write_gpa(gpa, &value.to_le_bytes()[..usize::from(size)])
+        {
             Ok(()) => Ok(()),
             Err(Fault::NotRam(_)) => {
                 self.write_device(gpa, size, value);
@@ -283,4 +340,3 @@ impl<M: Machine> Cpu for Emulated<'_, M> {
         Ok(())
     }
 }
-

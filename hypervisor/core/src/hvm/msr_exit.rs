@@ -14,7 +14,13 @@ use core::sync::atomic::Ordering;
 
 /// Does what a register write of the local APIC asks for.
 #[inline]
-pub(crate) fn apic_effect<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw: &mut HwVcpu<M>, e: Effect) {
+pub(crate) fn apic_effect<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    v: &Arc<Vcpu<M>>,
+    hw: &mut HwVcpu<M>,
+    e: Effect,
+) {
     match e {
         Effect::None => {}
         Effect::Ipi(m) => {
@@ -35,7 +41,12 @@ pub(crate) fn apic_effect<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v:
 }
 
 /// RDMSR.
-pub(crate) fn read<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw: &mut HwVcpu<M>) -> Next {
+pub(crate) fn read<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    v: &Arc<Vcpu<M>>,
+    hw: &mut HwVcpu<M>,
+) -> Next {
     let hvm = hv.machine.hvm();
     let number = <M::Hvm as HvmBackend>::regs(hw).rcx as u32;
     let value = if (0x800..=0x8ff).contains(&number) {
@@ -56,7 +67,12 @@ pub(crate) fn read<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<V
 }
 
 /// WRMSR.
-pub(crate) fn write<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw: &mut HwVcpu<M>) -> Next {
+pub(crate) fn write<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    v: &Arc<Vcpu<M>>,
+    hw: &mut HwVcpu<M>,
+) -> Next {
     let hvm = hv.machine.hvm();
     let r = <M::Hvm as HvmBackend>::regs(hw);
     let (number, value) = (r.rcx as u32, r.rdx << 32 | r.rax & 0xffff_ffff);

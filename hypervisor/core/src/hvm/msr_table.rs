@@ -7,7 +7,13 @@ use crate::domain::{Domain, HwVcpu, Vcpu};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 
-pub(crate) fn read<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw: &mut HwVcpu<M>, n: u32) -> Option<u64> {
+pub(crate) fn read<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    v: &Arc<Vcpu<M>>,
+    hw: &mut HwVcpu<M>,
+    n: u32,
+) -> Option<u64> {
     let _ = d;
     let hvm = hv.machine.hvm();
     Some(match n {
@@ -27,7 +33,14 @@ pub(crate) fn read<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<V
     })
 }
 
-pub(crate) fn write<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, v: &Arc<Vcpu<M>>, hw: &mut HwVcpu<M>, n: u32, val: u64) -> bool {
+pub(crate) fn write<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    v: &Arc<Vcpu<M>>,
+    hw: &mut HwVcpu<M>,
+    n: u32,
+    val: u64,
+) -> bool {
     let _ = d;
     let hvm = hv.machine.hvm();
     match n {

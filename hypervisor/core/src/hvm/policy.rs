@@ -32,13 +32,21 @@ impl<M: Machine> CpuidContext for State<'_, M> {
     }
     fn is_64bit(&self) -> bool {
         let hvm = self.hv.machine.hvm();
-        hvm.get(self.hw, Reg::Efer) & 1 << 10 != 0 && hvm.segment(self.hw, Seg::Cs).ar & 1 << 13 != 0
+        hvm.get(self.hw, Reg::Efer) & 1 << 10 != 0
+            && hvm.segment(self.hw, Seg::Cs).ar & 1 << 13 != 0
     }
 }
 
 /// Answers CPUID: eax, ebx, ecx, edx.
 #[inline]
-pub(crate) fn cpuid<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, v: &Vcpu<M>, hw: &HwVcpu<M>, leaf: u32, sub: u32) -> [u32; 4] {
+pub(crate) fn cpuid<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    v: &Vcpu<M>,
+    hw: &HwVcpu<M>,
+    leaf: u32,
+    sub: u32,
+) -> [u32; 4] {
     let r = d.policy.cpuid(leaf, sub, &State { hv, v, hw });
     [r.eax, r.ebx, r.ecx, r.edx]
 }

@@ -43,7 +43,9 @@ fn read<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Priv>, a: [u64; 3]) -> OpResu
     let mut buf = [0u8; CHUNK];
     let mut got = 0;
     while got < n {
-        let Some(b) = c.hv.machine.console_read() else { break };
+        let Some(b) = c.hv.machine.console_read() else {
+            break;
+        };
         buf[got] = b;
         got += 1;
     }

@@ -63,7 +63,9 @@ fn delivered<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, delivery: Deliv
 fn bind_interdomain<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
     let mut b: EvtchnBindInterdomain = c.read(a[0])?;
     let rd = c.domain(b.remote_dom)?;
-    let (port, raise) = c.d.evtchn.bind_interdomain(&c.hv.machine, &rd.evtchn, b.remote_port)?;
+    let (port, raise) =
+        c.d.evtchn
+            .bind_interdomain(&c.hv.machine, &rd.evtchn, b.remote_port)?;
     b.local_port = port;
     c.hv.raised(c.d, raise);
     c.write(a[0], &b)?;
@@ -94,7 +96,11 @@ fn alloc_unbound<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]
     let mut b: EvtchnAllocUnbound = c.read(a[0])?;
     let rd = c.domain(b.dom)?;
     let d = g.on(c.d, &rd)?;
-    let remote = if b.remote_dom == DomId::SELF { c.d.id } else { b.remote_dom };
+    let remote = if b.remote_dom == DomId::SELF {
+        c.d.id
+    } else {
+        b.remote_dom
+    };
     b.port = d.evtchn.alloc_unbound(&c.hv.machine, remote)?;
     c.write(a[0], &b)?;
     OK
@@ -114,7 +120,11 @@ fn status<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -> Op
         }
         PortStatus::Interdomain(dom, port) => {
             b.status = EVTCHNSTAT_interdomain;
-            b.u.set(&EvtchnStatusInterdomain { dom, _fill0: [0; 2], port });
+            b.u.set(&EvtchnStatusInterdomain {
+                dom,
+                _fill0: [0; 2],
+                port,
+            });
         }
         PortStatus::Pirq(p) => {
             b.status = EVTCHNSTAT_pirq;
@@ -150,7 +160,10 @@ fn reset<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -> OpR
     // A bounded number of ports exists; the work between two looks at the clock is small enough to finish here.
     let mut resuming = false;
     loop {
-        match d.evtchn.reset(&c.hv.machine, resuming, 256, &All(c.hv), |_| {})? {
+        match d
+            .evtchn
+            .reset(&c.hv.machine, resuming, 256, &All(c.hv), |_| {})?
+        {
             Progress::Done(frames) => {
                 frames.for_each(|mfn| c.hv.mm.put(mfn));
                 return OK;
@@ -169,7 +182,10 @@ fn init_control<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -
     let mut b: EvtchnInitControl = c.read(a[0])?;
     c.d.evtchn.check_control(b.vcpu, b.offset)?;
     let mfn = take_frame(c, b.control_gfn)?;
-    if let Err(e) = c.d.evtchn.init_control(&c.hv.machine, b.vcpu, mfn, b.offset) {
+    if let Err(e) =
+        c.d.evtchn
+            .init_control(&c.hv.machine, b.vcpu, mfn, b.offset)
+    {
         c.hv.mm.put(mfn);
         return Err(e);
     }

@@ -3,9 +3,9 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
+use xen_abi::Errno;
 use xen_abi::hvm_op::*;
 use xen_abi::hvm_params::*;
-use xen_abi::Errno;
 
 use super::{Ctx, OK, OpResult, ops};
 use crate::access::{Granted, Hook, Target};
@@ -49,12 +49,24 @@ fn may_set<M: Machine>(c: &Ctx<'_, M>, d: &Arc<Domain<M>>, index: u32) -> bool {
     if c.d.is_privileged && !is_own {
         return true;
     }
-    matches!(index, HVM_PARAM_CALLBACK_IRQ | HVM_PARAM_VM86_TSS | HVM_PARAM_VM86_TSS_SIZED | HVM_PARAM_ACPI_IOPORTS_LOCATION | HVM_PARAM_VM_GENERATION_ID_ADDR | HVM_PARAM_STORE_EVTCHN | HVM_PARAM_CONSOLE_EVTCHN | HVM_PARAM_X87_FIP_WIDTH)
+    matches!(
+        index,
+        HVM_PARAM_CALLBACK_IRQ
+            | HVM_PARAM_VM86_TSS
+            | HVM_PARAM_VM86_TSS_SIZED
+            | HVM_PARAM_ACPI_IOPORTS_LOCATION
+            | HVM_PARAM_VM_GENERATION_ID_ADDR
+            | HVM_PARAM_STORE_EVTCHN
+            | HVM_PARAM_CONSOLE_EVTCHN
+            | HVM_PARAM_X87_FIP_WIDTH
+    )
 }
 
 fn set_callback<M: Machine>(d: &Domain<M>, value: u64) {
     let vector = match value >> 56 {
-        t if t == u64::from(HVM_PARAM_CALLBACK_TYPE_VECTOR) && value & 0xff >= 16 => value as u32 & 0xff,
+        t if t == u64::from(HVM_PARAM_CALLBACK_TYPE_VECTOR) && value & 0xff >= 16 => {
+            value as u32 & 0xff
+        }
         _ => 0,
     };
     d.callback_vector.store(vector, Ordering::Release);

@@ -34,7 +34,11 @@ ops! { "memory_op":
     XENMEM_acquire_resource = missing;
 }
 
-fn target<M: Machine>(c: &mut Ctx<'_, M>, g: &Granted<Target>, id: DomId) -> Result<alloc::sync::Arc<crate::domain::Domain<M>>, Errno> {
+fn target<M: Machine>(
+    c: &mut Ctx<'_, M>,
+    g: &Granted<Target>,
+    id: DomId,
+) -> Result<alloc::sync::Arc<crate::domain::Domain<M>>, Errno> {
     let d = c.domain(id)?;
     g.on(c.d, &d)?;
     Ok(d)
@@ -44,13 +48,21 @@ fn maximum_ram_page<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, _: [u64; 3
     Ok(Flow::Done(c.hv.mm.frame_count()))
 }
 
-fn current_reservation<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -> OpResult {
+fn current_reservation<M: Machine>(
+    c: &mut Ctx<'_, M>,
+    g: Granted<Target>,
+    a: [u64; 3],
+) -> OpResult {
     let id: DomId = c.read(a[0])?;
     let d = target(c, &g, id)?;
     Ok(Flow::Done(u64::from(c.hv.mm.account(d.id).total())))
 }
 
-fn maximum_reservation<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -> OpResult {
+fn maximum_reservation<M: Machine>(
+    c: &mut Ctx<'_, M>,
+    g: Granted<Target>,
+    a: [u64; 3],
+) -> OpResult {
     let id: DomId = c.read(a[0])?;
     let d = target(c, &g, id)?;
     Ok(Flow::Done(u64::from(c.hv.mm.account(d.id).max())))
@@ -82,7 +94,11 @@ fn memory_map<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> 
     OK
 }
 
-fn reserved_device_memory_map<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
+fn reserved_device_memory_map<M: Machine>(
+    c: &mut Ctx<'_, M>,
+    _: Granted<Hook>,
+    a: [u64; 3],
+) -> OpResult {
     let mut m: XenReservedDeviceMemoryMap = c.read(a[0])?;
     m.nr_entries = 0;
     c.write(a[0], &m)?;
@@ -111,8 +127,15 @@ fn add_to_physmap<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3
 }
 
 /// Frame `index` of the grant table, which grows up to it.
-fn grant_frame<M: Machine>(c: &Ctx<'_, M>, d: &crate::domain::Domain<M>, index: u64) -> Result<Mfn, Errno> {
-    let index = usize::try_from(index).ok().filter(|i| *i < super::grant_table_op::MAX_FRAMES as usize).ok_or(Errno::EINVAL)?;
+fn grant_frame<M: Machine>(
+    c: &Ctx<'_, M>,
+    d: &crate::domain::Domain<M>,
+    index: u64,
+) -> Result<Mfn, Errno> {
+    let index = usize::try_from(index)
+        .ok()
+        .filter(|i| *i < super::grant_table_op::MAX_FRAMES as usize)
+        .ok_or(Errno::EINVAL)?;
     let mut frames = d.grant_frames.lock();
     while frames.len() <= index {
         let mfn = c.hv.mm.alloc_shared(&c.hv.machine, d.id)?;
@@ -121,7 +144,11 @@ fn grant_frame<M: Machine>(c: &Ctx<'_, M>, d: &crate::domain::Domain<M>, index: 
     Ok(frames[index])
 }
 
-fn remove_from_physmap<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -> OpResult {
+fn remove_from_physmap<M: Machine>(
+    c: &mut Ctx<'_, M>,
+    g: Granted<Target>,
+    a: [u64; 3],
+) -> OpResult {
     let r: XenRemoveFromPhysmap = c.read(a[0])?;
     let d = target(c, &g, r.domid)?;
     memory::unmap(c.hv, &d, r.gpfn)?;
@@ -145,7 +172,9 @@ fn extents<M: Machine>(
     if start > r.nr_extents {
         return Err(Errno::EINVAL);
     }
-    let Ok(d) = target(c, g, r.domid) else { return Ok(Flow::Done(start)) };
+    let Ok(d) = target(c, g, r.domid) else {
+        return Ok(Flow::Done(start));
+    };
     if r.extent_order != 0 {
         return Ok(Flow::Done(start));
     }
@@ -155,8 +184,12 @@ fn extents<M: Machine>(
             regs.rdi = regs.rdi & MEMOP_CMD_MASK | i << MEMOP_EXTENT_SHIFT;
             return Ok(Flow::Again);
         }
-        let Some(at) = r.extent_start.cast::<u64>().index(i) else { return Ok(Flow::Done(i)) };
-        let Ok(gfn) = c.read::<u64>(at.addr) else { return Ok(Flow::Done(i)) };
+        let Some(at) = r.extent_start.cast::<u64>().index(i) else {
+            return Ok(Flow::Done(i));
+        };
+        let Ok(gfn) = c.read::<u64>(at.addr) else {
+            return Ok(Flow::Done(i));
+        };
         if !each(c, &d, gfn) {
             return Ok(Flow::Done(i));
         }
@@ -164,10 +197,18 @@ fn extents<M: Machine>(
     Ok(Flow::Done(r.nr_extents))
 }
 
-fn decrease_reservation<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -> OpResult {
-    extents(c, &g, a, |c, d, gfn| memory::balloon_out(c.hv, d, Gfn(gfn)).is_ok())
+fn decrease_reservation<M: Machine>(
+    c: &mut Ctx<'_, M>,
+    g: Granted<Target>,
+    a: [u64; 3],
+) -> OpResult {
+    extents(c, &g, a, |c, d, gfn| {
+        memory::balloon_out(c.hv, d, Gfn(gfn)).is_ok()
+    })
 }
 
 fn populate_physmap<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -> OpResult {
-    extents(c, &g, a, |c, d, gfn| memory::populate(c.hv, d, Gfn(gfn)).is_ok())
+    extents(c, &g, a, |c, d, gfn| {
+        memory::populate(c.hv, d, Gfn(gfn)).is_ok()
+    })
 }

@@ -178,7 +178,9 @@ pub(crate) fn call<M: Machine>(c: &mut Ctx<'_, M>, nr: u64, a: [u64; 5]) -> OpRe
         n::__HYPERVISOR_sched_op => sched_op::dispatch(c, a[0], a3),
         n::__HYPERVISOR_xen_version => version::dispatch(c, a[0], a3),
         n::__HYPERVISOR_grant_table_op => grant_table_op::dispatch(c, a[0], a3),
-        n::__HYPERVISOR_memory_op => memory_op::dispatch(c, a[0] & xen_abi::memory::MEMOP_CMD_MASK, a3),
+        n::__HYPERVISOR_memory_op => {
+            memory_op::dispatch(c, a[0] & xen_abi::memory::MEMOP_CMD_MASK, a3)
+        }
         n::__HYPERVISOR_console_io => console_io::dispatch(c, a[0], a3),
         n::__HYPERVISOR_hvm_op => hvm_op::dispatch(c, a[0], a3),
         n::__HYPERVISOR_physdev_op => physdev_op::dispatch(c, a[0], a3),
@@ -194,7 +196,8 @@ pub(crate) fn call<M: Machine>(c: &mut Ctx<'_, M>, nr: u64, a: [u64; 5]) -> OpRe
 /// The instruction is retired by the caller unless the result is [`Flow::Again`].
 pub fn enter<M: Machine>(c: &mut Ctx<'_, M>) -> Flow {
     let hvm = c.hv.machine.hvm();
-    let is_long = hvm.get(c.hw, Reg::Efer) & 1 << 10 != 0 && hvm.segment(c.hw, Seg::Cs).ar & 1 << 13 != 0;
+    let is_long =
+        hvm.get(c.hw, Reg::Efer) & 1 << 10 != 0 && hvm.segment(c.hw, Seg::Cs).ar & 1 << 13 != 0;
     // CPL is SS.DPL in protected mode; real mode counts as 0, VM86 as 3.
     let protected = hvm.get(c.hw, Reg::Cr0) & 1 != 0;
     if protected && hvm.segment(c.hw, Seg::Ss).ar >> 5 & 3 != 0 {
@@ -206,7 +209,10 @@ pub fn enter<M: Machine>(c: &mut Ctx<'_, M>) -> Flow {
         (r.rax, [r.rdi, r.rsi, r.rdx, r.r10, r.r8])
     } else {
         let low = |v: u64| v & 0xffff_ffff;
-        (low(r.rax), [low(r.rbx), low(r.rcx), low(r.rdx), low(r.rsi), low(r.rdi)])
+        (
+            low(r.rax),
+            [low(r.rbx), low(r.rcx), low(r.rdx), low(r.rsi), low(r.rdi)],
+        )
     };
     if !is_long && nr != u64::from(xen_abi::xen::__HYPERVISOR_xen_version) {
         // 32-bit callers need the compat layouts, which come with HVM guests.

@@ -24,7 +24,11 @@ pub(super) fn run<M: Machine>(c: &mut Ctx<'_, M>, list: u64, count: u64) -> OpRe
         let flow = if e.op == u64::from(__HYPERVISOR_multicall) {
             Err(Errno::EINVAL)
         } else {
-            super::call(c, e.op, [e.args[0], e.args[1], e.args[2], e.args[3], e.args[4]])
+            super::call(
+                c,
+                e.op,
+                [e.args[0], e.args[1], e.args[2], e.args[3], e.args[4]],
+            )
         };
         let value = match flow {
             Ok(Flow::Done(v)) => v,

@@ -36,5 +36,9 @@ fn pci_device_remove<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Priv>, a: [u64; 
 fn pci_mmcfg_reserved<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Priv>, a: [u64; 3]) -> OpResult {
     let p: PhysdevPciMmcfgReserved = c.read(a[0])?;
     let hw = c.d.hardware.as_ref().ok_or(Errno::ENODEV)?;
-    if hw.has_ecam(p.address, p.segment) { OK } else { Err(Errno::ENODEV) }
+    if hw.has_ecam(p.address, p.segment) {
+        OK
+    } else {
+        Err(Errno::ENODEV)
+    }
 }

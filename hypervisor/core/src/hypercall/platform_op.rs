@@ -14,7 +14,11 @@ pub(super) const ROWS: &[Row] = &[
     row("XENPF_firmware_info", XENPF_firmware_info, false),
     row("XENPF_get_dom0_console", XENPF_get_dom0_console, false),
     row("XENPF_get_cpuinfo", XENPF_get_cpuinfo, true),
-    row("XENPF_set_processor_pminfo", XENPF_set_processor_pminfo, false),
+    row(
+        "XENPF_set_processor_pminfo",
+        XENPF_set_processor_pminfo,
+        false,
+    ),
     row("XENPF_enter_acpi_sleep", XENPF_enter_acpi_sleep, false),
     row("XENPF_efi_runtime_call", XENPF_efi_runtime_call, false),
     row("XENPF_resource_op", XENPF_resource_op, false),
@@ -22,7 +26,12 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 const fn row(op: &'static str, number: u32, is_done: bool) -> Row {
-    Row { call: "platform_op", op, number: number as u64, class: if is_done { Some("PRIV") } else { None } }
+    Row {
+        call: "platform_op",
+        op,
+        number: number as u64,
+        class: if is_done { Some("PRIV") } else { None },
+    }
 }
 
 /// Offset of the union in `struct xen_platform_op`.
@@ -54,8 +63,11 @@ pub(super) fn dispatch<M: Machine>(c: &mut Ctx<'_, M>, at: u64) -> OpResult {
             let n = c.hv.cpus.len() as u32;
             i.max_present = n - 1;
             let id = i.xen_cpuid;
-            (i.flags, i.apic_id, i.acpi_id) =
-                if id < n { (XEN_PCPU_FLAGS_ONLINE, id, id) } else { (XEN_PCPU_FLAGS_INVALID, 0, 0) };
+            (i.flags, i.apic_id, i.acpi_id) = if id < n {
+                (XEN_PCPU_FLAGS_ONLINE, id, id)
+            } else {
+                (XEN_PCPU_FLAGS_INVALID, 0, 0)
+            };
             c.write(body, &i)?;
             OK
         }

@@ -28,7 +28,11 @@ fn yield_now<M: Machine>(_: &mut Ctx<'_, M>, _: Granted<Hook>, _: [u64; 3]) -> O
 }
 
 fn block<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, _: [u64; 3]) -> OpResult {
-    if c.v.block(stop::BLOCKED) { Ok(Flow::Reschedule(0)) } else { OK }
+    if c.v.block(stop::BLOCKED) {
+        Ok(Flow::Reschedule(0))
+    } else {
+        OK
+    }
 }
 
 fn shutdown<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
@@ -69,7 +73,9 @@ fn poll<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResu
     };
     let now = c.hv.now();
     // Anything that would end a HLT ends the poll too.
-    if v.attention.load(Ordering::SeqCst) & attention::WAKE != 0 || p.timeout != 0 && Ns(p.timeout) <= now {
+    if v.attention.load(Ordering::SeqCst) & attention::WAKE != 0
+        || p.timeout != 0 && Ns(p.timeout) <= now
+    {
         undo();
         return OK;
     }

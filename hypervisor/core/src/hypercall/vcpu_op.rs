@@ -98,7 +98,11 @@ fn arm<M: Machine>(c: &Ctx<'_, M>, kind: TimerKind, what: Arm) {
 }
 
 fn own<M: Machine>(c: &Ctx<'_, M>, id: u64) -> Result<(), Errno> {
-    if target(c, id)?.id == c.v.id { Ok(()) } else { Err(Errno::EINVAL) }
+    if target(c, id)?.id == c.v.id {
+        Ok(())
+    } else {
+        Err(Errno::EINVAL)
+    }
 }
 
 fn set_singleshot<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
@@ -106,7 +110,11 @@ fn set_singleshot<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3])
         own(c, a[0])?;
     }
     let t: VcpuSetSingleshotTimer = c.read(a[1])?;
-    let what = c.v.timers.lock().singleshot.set(c.hv.now(), Ns(t.timeout_abs_ns));
+    let what =
+        c.v.timers
+            .lock()
+            .singleshot
+            .set(c.hv.now(), Ns(t.timeout_abs_ns));
     arm(c, TimerKind::Singleshot, what);
     OK
 }
@@ -121,7 +129,11 @@ fn stop_singleshot<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]
 fn set_periodic<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
     own(c, a[0])?;
     let t: VcpuSetPeriodicTimer = c.read(a[1])?;
-    let what = c.v.timers.lock().periodic.set(c.hv.now(), Ns(t.period_ns))?;
+    let what =
+        c.v.timers
+            .lock()
+            .periodic
+            .set(c.hv.now(), Ns(t.period_ns))?;
     arm(c, TimerKind::Periodic, what);
     OK
 }
@@ -132,14 +144,19 @@ fn stop_periodic<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) 
     if v.id == c.v.id {
         arm(c, TimerKind::Periodic, what);
     } else {
-        c.hv.timers.cancel(TimerId::new(v.unit, TimerKind::Periodic));
+        c.hv.timers
+            .cancel(TimerId::new(v.unit, TimerKind::Periodic));
     }
     OK
 }
 
 /// `set_timer_op`: the singleshot timer under its old name.
 pub(super) fn set_timer_op<M: Machine>(c: &mut Ctx<'_, M>, deadline: u64) -> OpResult {
-    let what = c.v.timers.lock().singleshot.set_timer_op(c.hv.now(), Ns(deadline));
+    let what =
+        c.v.timers
+            .lock()
+            .singleshot
+            .set_timer_op(c.hv.now(), Ns(deadline));
     arm(c, TimerKind::Singleshot, what);
     OK
 }

@@ -1,8 +1,8 @@
 //! `xen_version` (17): who we are.
 
+use xen_abi::Errno;
 use xen_abi::features as f;
 use xen_abi::version::*;
-use xen_abi::Errno;
 
 use super::{Ctx, Flow, OK, OpResult, ops};
 use crate::access::{Granted, Hook};
@@ -109,14 +109,17 @@ fn get_features<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -
         0 => {
             let mut m = bit(f::XENFEAT_writable_page_tables)
                 | bit(f::XENFEAT_auto_translated_physmap)
-               
                 | bit(f::XENFEAT_hvm_callback_vector)
                 | bit(f::XENFEAT_hvm_safe_pvclock)
                 | bit(f::XENFEAT_memory_op_vnode_supported);
             if c.d.is_privileged {
                 m |= bit(f::XENFEAT_dom0);
             }
-            m |= bit(if c.d.is_direct_mapped { f::XENFEAT_direct_mapped } else { f::XENFEAT_not_direct_mapped });
+            m |= bit(if c.d.is_direct_mapped {
+                f::XENFEAT_direct_mapped
+            } else {
+                f::XENFEAT_not_direct_mapped
+            });
             m
         }
         _ => return Err(Errno::EINVAL),
@@ -126,7 +129,11 @@ fn get_features<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -
 }
 
 fn pagesize<M: Machine>(_: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
-    if a[0] != 0 { Err(Errno::EINVAL) } else { Ok(Flow::Done(4096)) }
+    if a[0] != 0 {
+        Err(Errno::EINVAL)
+    } else {
+        Ok(Flow::Done(4096))
+    }
 }
 
 fn guest_handle<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {

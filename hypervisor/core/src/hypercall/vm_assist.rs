@@ -18,7 +18,9 @@ ops! { "vm_assist":
 const VALID: u64 = 1 << VMASST_TYPE_runstate_update_flag;
 
 fn mask(kind: u64) -> Result<u64, Errno> {
-    1u64.checked_shl(u32::try_from(kind).unwrap_or(64)).filter(|m| m & VALID != 0).ok_or(Errno::EINVAL)
+    1u64.checked_shl(u32::try_from(kind).unwrap_or(64))
+        .filter(|m| m & VALID != 0)
+        .ok_or(Errno::EINVAL)
 }
 
 fn enable<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {

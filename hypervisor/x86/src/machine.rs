@@ -1,0 +1,352 @@
+//! [`Machine`] on the metal.
+
+use alloc::collections::BTreeMap;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use radon_core::hvm::backend::HvmBackend;
+use radon_core::machine::{Clock, Cpus, FrameMem, FrameSource, Machine, PinSetup, Platform};
+use radon_core::mm::FrameTable;
+use spin::mutex::TicketMutex as Mutex;
+use xen_abi::{Gsi, Maddr, Mfn, Ns, PcpuId, Vector};
+
+use crate::frame_mem::DirectMap;
+use crate::{apic, clock, cpu, ioapic, paging, percpu, serial, smp};
+
+/// How to reset and to switch off.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Power {
+    /// ACPI reset register and value.
+    pub reset: Option<(u16, u8)>,
+    /// PM1a control port.
+    pub pm1a_cnt: Option<u16>,
+}
+
+/// The machine with its virtualisation backend.
+pub struct X86<B> {
+    hvm: B,
+    frames: &'static FrameTable,
+    power: Power,
+    /// Uncached windows by page.
+    windows: Mutex<BTreeMap<u64, usize>>,
+    /// Exits of each CPU, counted by the kick handler, for `kick_and_wait`.
+    kicks: [AtomicU64; percpu::MAX_CPUS],
+    input: Mutex<Input>,
+}
+
+/// Received bytes that dom0 has not read yet.
+struct Input {
+    ring: [u8; 1024],
+    head: usize,
+    len: usize,
+}
+
+impl<B: HvmBackend> X86<B> {
+    /// Wraps a backend that is enabled on this CPU.
+    pub const fn new(hvm: B, frames: &'static FrameTable, power: Power) -> Self {
+        Self {
+            hvm,
+            frames,
+            power,
+            windows: Mutex::new(BTreeMap::new()),
+            kicks: [const { AtomicU64::new(0) }; percpu::MAX_CPUS],
+            input: Mutex::new(Input {
+                ring: [0; 1024],
+                head: 0,
+                len: 0,
+            }),
+        }
+    }
+
+    /// A kick arrived on this CPU.
+    pub fn kicked(&self) {
+        self.kicks[percpu::this().id().0 as usize].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A byte for dom0 came in; lost when nobody reads.
+    pub fn push_input(&self, b: u8) {
+        let mut i = self.input.lock();
+        if i.len < i.ring.len() {
+            let at = (i.head + i.len) % i.ring.len();
+            i.ring[at] = b;
+            i.len += 1;
+        }
+    }
+
+    fn window(&self, at: Maddr) -> *mut u8 {
+        let page = at.0 >> 12;
+        let mut w = self.windows.lock();
+        let base = match w.get(&page) {
+            Some(v) => *v,
+            None => {
+                let mem = DirectMap;
+                let src = self.frames.xen(&mem);
+                let Some(v) = paging::map_mmio(page << 12, 4096, &mut || src.alloc_frames(0))
+                else {
+                    panic!("no memory for a device window");
+                };
+                w.insert(page, v);
+                v
+            }
+        };
+        (base + at.offset() as usize) as *mut u8
+    }
+}
+
+impl<B: HvmBackend> FrameMem for X86<B> {
+    #[inline]
+    fn load8(&self, at: Maddr) -> u8 {
+        DirectMap.load8(at)
+    }
+    #[inline]
+    fn store8(&self, at: Maddr, v: u8) {
+        DirectMap.store8(at, v);
+    }
+    #[inline]
+    fn swap8(&self, at: Maddr, v: u8) -> u8 {
+        DirectMap.swap8(at, v)
+    }
+    #[inline]
+    fn load32(&self, at: Maddr) -> u32 {
+        DirectMap.load32(at)
+    }
+    #[inline]
+    fn store32(&self, at: Maddr, v: u32) {
+        DirectMap.store32(at, v);
+    }
+    #[inline]
+    fn cmpxchg32(&self, at: Maddr, old: u32, new: u32) -> Result<u32, u32> {
+        DirectMap.cmpxchg32(at, old, new)
+    }
+    #[inline]
+    fn fetch_or32(&self, at: Maddr, v: u32) -> u32 {
+        DirectMap.fetch_or32(at, v)
+    }
+    #[inline]
+    fn fetch_and32(&self, at: Maddr, v: u32) -> u32 {
+        DirectMap.fetch_and32(at, v)
+    }
+    #[inline]
+    fn load64(&self, at: Maddr) -> u64 {
+        DirectMap.load64(at)
+    }
+    #[inline]
+    fn store64(&self, at: Maddr, v: u64) {
+        DirectMap.store64(at, v);
+    }
+    #[inline]
+    fn cmpxchg64(&self, at: Maddr, old: u64, new: u64) -> Result<u64, u64> {
+        DirectMap.cmpxchg64(at, old, new)
+    }
+    #[inline]
+    fn fetch_or64(&self, at: Maddr, v: u64) -> u64 {
+        DirectMap.fetch_or64(at, v)
+    }
+    #[inline]
+    fn fetch_and64(&self, at: Maddr, v: u64) -> u64 {
+        DirectMap.fetch_and64(at, v)
+    }
+    #[inline]
+    fn copy_from(&self, at: Maddr, to: &mut [u8]) {
+        DirectMap.copy_from(at, to);
+    }
+    #[inline]
+    fn copy_to(&self, at: Maddr, from: &[u8]) {
+        DirectMap.copy_to(at, from);
+    }
+    #[inline]
+    fn zero_frame(&self, mfn: Mfn) {
+        DirectMap.zero_frame(mfn);
+    }
+    #[inline]
+    fn copy_frame(&self, to: Mfn, from: Mfn) {
+        DirectMap.copy_frame(to, from);
+    }
+}
+
+impl<B: HvmBackend> Clock for X86<B> {
+    #[inline]
+    fn now(&self) -> Ns {
+        Ns(clock::now())
+    }
+    #[inline]
+    fn tsc(&self) -> u64 {
+        cpu::rdtsc()
+    }
+    #[inline]
+    fn set_deadline(&self, deadline: Option<Ns>) {
+        apic::arm(deadline.map(|d| (d.0.saturating_sub(clock::now()), clock::tsc_of(d.0))));
+    }
+}
+
+impl<B: HvmBackend> Cpus for X86<B> {
+    #[inline]
+    fn this_cpu(&self) -> PcpuId {
+        percpu::this().id()
+    }
+    fn cpu_count(&self) -> u32 {
+        percpu::online()
+    }
+    #[inline]
+    fn kick(&self, id: PcpuId) {
+        if let Some(p) = percpu::of(id) {
+            apic::send_ipi(p.apic_id(), apic::VECTOR_KICK);
+        }
+    }
+    fn kick_and_wait(&self, id: PcpuId) {
+        let count = &self.kicks[id.0 as usize];
+        let before = count.load(Ordering::SeqCst);
+        self.kick(id);
+        // A CPU in the hypervisor takes the kick at its next window; two CPUs that wait for
+        // each other would never come to it, so this one answers meanwhile.
+        while count.load(Ordering::SeqCst) == before {
+            cpu::pause();
+            if apic::is_requested(apic::VECTOR_KICK) {
+                break;
+            }
+        }
+    }
+}
+
+impl<B: HvmBackend> Platform for X86<B> {
+    fn bind_gsi(&self, gsi: Gsi, pin: PinSetup, id: PcpuId) -> bool {
+        let dest = percpu::of(id).map_or_else(apic::bsp_id, |p| p.apic_id());
+        ioapic::set_pin(
+            gsi,
+            ioapic::Pin {
+                vector: pin.vector,
+                is_level: pin.is_level,
+                is_low: pin.is_low,
+                dest,
+                is_masked: false,
+            },
+        )
+    }
+    fn mask_gsi(&self, gsi: Gsi, mask: bool) {
+        ioapic::set_mask(gsi, mask);
+    }
+    fn msi_message(&self, vector: Vector, id: PcpuId) -> (u64, u32) {
+        let dest = percpu::of(id).map_or_else(apic::bsp_id, |p| p.apic_id());
+        (
+            0xfee0_0000 | u64::from(dest & 0xff) << 12,
+            u32::from(vector.0),
+        )
+    }
+    fn port_in(&self, port: u16, size: u8) -> u32 {
+        match size {
+            1 => u32::from(cpu::inb(port)),
+            2 => u32::from(cpu::inw(port)),
+            _ => cpu::inl(port),
+        }
+    }
+    fn port_out(&self, port: u16, size: u8, val: u32) {
+        match size {
+            1 => cpu::outb(port, val as u8),
+            2 => cpu::outw(port, val as u16),
+            _ => cpu::outl(port, val),
+        }
+    }
+    fn mmio_read(&self, at: Maddr, size: u8) -> u64 {
+        let p = self.window(at);
+        // SAFETY: `window` maps the page uncached; callers pass aligned addresses of devices.
+        unsafe {
+            match size {
+                1 => u64::from(p.read_volatile()),
+                2 => u64::from(p.cast::<u16>().read_volatile()),
+                4 => u64::from(p.cast::<u32>().read_volatile()),
+                _ => p.cast::<u64>().read_volatile(),
+            }
+        }
+    }
+    fn mmio_write(&self, at: Maddr, size: u8, val: u64) {
+        let p = self.window(at);
+        // SAFETY: as in `mmio_read`.
+        unsafe {
+            match size {
+                1 => p.write_volatile(val as u8),
+                2 => p.cast::<u16>().write_volatile(val as u16),
+                4 => p.cast::<u32>().write_volatile(val as u32),
+                _ => p.cast::<u64>().write_volatile(val),
+            }
+        }
+    }
+    fn console_write(&self, bytes: &[u8]) {
+        serial::write(bytes);
+    }
+    fn console_read(&self) -> Option<u8> {
+        let mut i = self.input.lock();
+        if i.len == 0 {
+            return None;
+        }
+        let b = i.ring[i.head];
+        i.head = (i.head + 1) % i.ring.len();
+        i.len -= 1;
+        Some(b)
+    }
+    #[inline]
+    fn idle(&self) {
+        cpu::halt_once();
+    }
+    #[inline]
+    fn irq_window(&self) {
+        cpu::irq_window();
+    }
+    fn reboot(&self) -> ! {
+        reboot(self.power)
+    }
+    fn stop(&self) -> ! {
+        smp::stop_others();
+        cpu::stop()
+    }
+    fn power_off(&self) -> ! {
+        // PIIX4 and ICH9 as QEMU and Bochs have them take S5 as type 0 or 5; a machine whose
+        // AML says otherwise was switched off by dom0 itself before it came here.
+        if let Some(p) = self.power.pm1a_cnt {
+            cpu::outw(p, 1 << 13);
+            cpu::outw(p, 1 << 13 | 5 << 10);
+        }
+        smp::stop_others();
+        cpu::stop()
+    }
+}
+
+impl<B: HvmBackend> Machine for X86<B> {
+    type Hvm = B;
+    #[inline]
+    fn hvm(&self) -> &B {
+        &self.hvm
+    }
+}
+
+/// Resets the machine: ACPI register, keyboard controller, 0xcf9, triple fault.
+pub fn reboot(power: Power) -> ! {
+    if percpu::is_up() {
+        smp::stop_others();
+    }
+    if let Some((port, val)) = power.reset {
+        cpu::outb(port, val);
+        spin_ms(100);
+    }
+    for _ in 0..1000 {
+        if cpu::inb(0x64) & 2 == 0 {
+            break;
+        }
+        cpu::pause();
+    }
+    cpu::outb(0x64, 0xfe);
+    spin_ms(100);
+    cpu::outb(0xcf9, 0x02);
+    cpu::outb(0xcf9, 0x06);
+    spin_ms(100);
+    // SAFETY: an empty IDT and a trap reset any PC.
+    unsafe {
+        let none = [0u16; 5];
+        core::arch::asm!("lidt [{}]", "int3", in(reg) none.as_ptr(), options(noreturn));
+    }
+}
+
+fn spin_ms(ms: u64) {
+    let end = clock::now().saturating_add(ms * 1_000_000);
+    while clock::now() < end {
+        cpu::pause();
+    }
+}
