@@ -269,7 +269,7 @@ proptest! {
     }
 }
 
-/// Every opcode of both maps with every ModRM, in every mode, with each prefix alone.
+/// Every opcode of both maps with every ModRM, in every mode; with each prefix alone for a sample.
 #[test]
 fn every_opcode_and_modrm() {
     let prefixes: &[&[u8]] = &[
@@ -293,7 +293,8 @@ fn every_opcode_and_modrm() {
         for prefix in prefixes {
             for map in [&[][..], &[0x0f]] {
                 for opcode in 0..=255u8 {
-                    for modrm in 0..=255u8 {
+                    // With a prefix a sample: 7 has no factor in common with ModRM's fields.
+                    for modrm in (0..=255u8).step_by(if prefix.is_empty() { 1 } else { 7 }) {
                         let mut bytes = [prefix, map, &[opcode, modrm], &tail].concat();
                         bytes.truncate(15);
                         compare(&bytes, mode, &cpu);
