@@ -14,6 +14,8 @@ usage: ./radon COMMAND [ARGUMENTS]
 
   setup        install the packages and the toolchain that the rest needs
   build        build/radon.elf, build/radon32.elf and build/radon.iso
+  test         system tests on emulated machines: [--native] [--list] [GROUP...]
+  test-long    the same and the long groups
   clean        remove build/ and target/, keeping build/cache
   help         this text
 ";
@@ -35,6 +37,12 @@ fn dispatch(command: &str, arguments: &[String]) -> Result<()> {
     let layout = Layout::new()?;
     match command {
         "build" => build::all(&layout),
+        "test" => build::system_tests(&layout, arguments),
+        "test-long" => {
+            let mut long = vec!["--long".to_owned()];
+            long.extend_from_slice(arguments);
+            build::system_tests(&layout, &long)
+        }
         "clean" => build::clean(&layout),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
