@@ -57,11 +57,7 @@ pub(crate) fn system_tests(layout: &Layout, arguments: &[String]) -> Result<()> 
 
 /// Builds the hypervisor and leaves both ELF files in `build/`.
 pub(crate) fn image(layout: &Layout) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| layout.top().join("target"), PathBuf::from);
-    let mut command = Command::new(cargo);
-    command.current_dir(layout.top());
+    let mut command = cargo(layout);
     command.args([
         "build",
         "--quiet",

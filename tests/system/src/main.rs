@@ -76,7 +76,8 @@ fn run() -> Result<bool> {
             report.fail(group.name, &format!("{error:#}"));
         }
         if report.failures() > failures {
-            println!("--- again: ./radon test {}", group.name);
+            let option = if native { "--native " } else { "" };
+            println!("--- again: ./radon test {option}{}", group.name);
         }
     }
     Ok(report.close())

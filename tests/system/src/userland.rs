@@ -27,6 +27,8 @@ impl Userland {
         match session.console.expect(&patterns, timeout) {
             Ok(found) if found.index == 0 => {
                 session.console.rest_of_line(timeout)?;
+                // Takes the shell's greeting off the line, and its prompt for good.
+                session.console.shell("PS1=", timeout)?;
                 Ok(Self { session })
             }
             Ok(found) => {

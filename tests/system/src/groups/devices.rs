@@ -15,11 +15,11 @@ const DISK: u64 = 256;
 /// Readers and writers per disk.
 const THREADS: u64 = 4;
 
-/// (device node, name in /proc/interrupts, bus)
+/// (device node, name in /proc/interrupts unless it is a virtio device's, bus)
 const DISKS: [(&str, &str, DiskBus); 3] = [
     ("/dev/nvme0n1", "nvme0q", DiskBus::Nvme),
     ("/dev/sda", "ahci", DiskBus::Ahci),
-    ("/dev/vda", "virtio.*-\\(req\\|config\\)", DiskBus::Virtio),
+    ("/dev/vda", "", DiskBus::Virtio),
 ];
 
 fn boot(env: &Env, group: &str, arguments: &str) -> Result<Boot> {
@@ -91,7 +91,12 @@ fn exercise(
     for ((device, irq, bus), kind) in DISKS.into_iter().zip(kinds) {
         report.check(&format!("{group}/disk-{bus:?}").to_lowercase(), || {
             let said = userland.run(&format!("agent disk {device} {mib} {THREADS}"), 300)?;
-            fired(&mut userland, irq, kind)?;
+            let virtio = virtio_name(&mut userland, "block/vda")?;
+            fired(
+                &mut userland,
+                if irq.is_empty() { &virtio } else { irq },
+                kind,
+            )?;
             Ok(said)
         });
     }
@@ -106,7 +111,7 @@ fn exercise(
             let out = userland.run(&format!("agent send {address} {stream} 11"), 300)?;
             let back = userland.run(&format!("agent receive {address} {stream} 12"), 300)?;
             let irq = if driver == "virtio_net" {
-                virtio_name(&mut userland, &interface)?
+                virtio_name(&mut userland, &format!("net/{interface}"))?
             } else {
                 interface.clone()
             };
@@ -118,12 +123,9 @@ fn exercise(
     Ok(())
 }
 
-/// virtio's interrupts carry the name of the device, not of the interface.
-fn virtio_name(userland: &mut Userland, interface: &str) -> Result<String> {
-    let path = userland.run(
-        &format!("readlink -f /sys/class/net/{interface}/device"),
-        20,
-    )?;
+/// virtio's interrupts carry the name of the device, not of disk or interface.
+fn virtio_name(userland: &mut Userland, node: &str) -> Result<String> {
+    let path = userland.run(&format!("readlink -f /sys/class/{node}/device"), 20)?;
     Ok(path.rsplit('/').next().unwrap_or("virtio").to_owned())
 }
 
