@@ -35,6 +35,7 @@ pub mod physdev;
 pub mod platform;
 pub mod pmu;
 pub mod sched;
+pub mod start_info;
 pub mod sysctl;
 pub mod types;
 pub mod vcpu;
