@@ -1,1 +1,0 @@
-//! Xen-style command line: text in, typed options and complaints out.
