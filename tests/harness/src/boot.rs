@@ -90,6 +90,8 @@ pub struct Boot {
     pub start: Start,
     /// Its disks.
     pub disks: Vec<Disk>,
+    /// Changes to existing images are written to them.
+    pub keep_disks: bool,
     /// Its cards.
     pub cards: Vec<Card>,
     /// Further emulator arguments.
@@ -106,6 +108,7 @@ impl Boot {
             machine,
             start,
             disks: Vec::new(),
+            keep_disks: false,
             cards: Vec::new(),
             extra: Vec::new(),
             repeat: String::new(),

@@ -142,12 +142,14 @@ impl Console {
     /// Sends bytes as they are.
     pub fn send(&mut self, text: &str) -> Result<()> {
         // Small pieces: a UART has 16 bytes of buffer and nobody paces for us.
-        for piece in text.as_bytes().chunks(16) {
+        for (index, piece) in text.as_bytes().chunks(16).enumerate() {
+            if index > 0 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             self.writer
                 .write_all(piece)
                 .and_then(|()| self.writer.flush())
                 .context("writing to the serial line")?;
-            std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
     }

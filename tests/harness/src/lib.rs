@@ -21,4 +21,5 @@ pub use boot::{Boot, Card, Disk, DiskBus, Firmware, Start};
 pub use console::Console;
 pub use machine::{Emulator, Machine};
 pub use outcome::Report;
+pub use qemu::interactive;
 pub use session::Session;

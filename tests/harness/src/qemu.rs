@@ -11,24 +11,29 @@ use crate::boot::{Boot, DiskBus, Firmware, Start};
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
-/// Builds the command; `dir` holds the files that belong to this boot only.
+/// The command of a test: the serial line is its input and output. `dir` holds
+/// the files that belong to this boot only.
 pub(crate) fn command(boot: &Boot, dir: &Path) -> Result<Command> {
+    let mut command = machine(boot, dir)?;
+    let monitor = dir.join("monitor");
+    command.args(["-serial", "stdio", "-monitor"]);
+    command.arg(format!("unix:{},server=on,wait=off", monitor.display()));
+    Ok(command)
+}
+
+/// The command for a person: serial line and monitor share the terminal.
+pub fn interactive(boot: &Boot, dir: &Path) -> Result<Command> {
+    let mut command = machine(boot, dir)?;
+    command.args(["-serial", "mon:stdio"]);
+    Ok(command)
+}
+
+fn machine(boot: &Boot, dir: &Path) -> Result<Command> {
     let machine = &boot.machine;
     let mut command = Command::new("qemu-system-x86_64");
-    command.args([
-        "-machine",
-        &machine.chipset,
-        "-accel",
-        &machine.accelerator,
-        "-cpu",
-        &machine.cpu,
-    ]);
-    command.args([
-        "-m",
-        &format!("{}M", machine.memory),
-        "-smp",
-        &machine.cpus.to_string(),
-    ]);
+    command.args(["-machine", &machine.chipset, "-accel", &machine.accelerator]);
+    command.args(["-cpu", &machine.cpu, "-m", &format!("{}M", machine.memory)]);
+    command.args(["-smp", &machine.cpus.to_string()]);
     command.args([
         "-display",
         "none",
@@ -36,13 +41,7 @@ pub(crate) fn command(boot: &Boot, dir: &Path) -> Result<Command> {
         "-nodefaults",
         "-vga",
         "std",
-        "-serial",
-        "stdio",
     ]);
-    let monitor = dir.join("monitor");
-    command
-        .arg("-monitor")
-        .arg(format!("unix:{},server=on,wait=off", monitor.display()));
     match &boot.start {
         Start::Direct {
             image,
@@ -83,7 +82,7 @@ pub(crate) fn command(boot: &Boot, dir: &Path) -> Result<Command> {
     }
     for (index, disk) in boot.disks.iter().enumerate() {
         let path = disk.path.display();
-        let snapshot = if disk.create.is_some() {
+        let snapshot = if boot.keep_disks || disk.create.is_some() {
             ""
         } else {
             ",snapshot=on"

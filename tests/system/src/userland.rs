@@ -1,6 +1,7 @@
 //! Talking to the test initramfs: waiting for it, running checks in it.
 
 use std::fmt::Write as _;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::{Report, Session};
@@ -12,6 +13,16 @@ const FATAL: &[&str] = &[
     "panicked at",
     "DOUBLE FAULT",
 ];
+
+/// The guest's clocks beside the host's, in seconds.
+pub(crate) struct Reading {
+    /// The host's time since the caller's epoch.
+    pub(crate) host: f64,
+    pub(crate) monotonic: f64,
+    pub(crate) realtime: f64,
+    /// How far host and guest may be from having been read at once.
+    pub(crate) doubt: f64,
+}
 
 /// A machine whose test userland answers.
 pub(crate) struct Userland {
@@ -56,14 +67,33 @@ impl Userland {
         self.run(&format!("cat {path}"), 20)
     }
 
-    /// The guest's clocks in nanoseconds: (monotonic, realtime).
-    pub(crate) fn now(&mut self) -> Result<(i64, i64)> {
-        let output = self.run("agent now", 20)?;
-        let mut words = output.split_whitespace().skip(1).map(str::parse);
-        match (words.next(), words.next()) {
-            (Some(a), Some(b)) => Ok((a?, b?)),
-            _ => bail!("agent now said {output:?}"),
+    /// Readings of the guest's clocks: the quickest answer of several.
+    pub(crate) fn clocks(&mut self, epoch: Instant) -> Result<Reading> {
+        let timeout = self.session.machine().seconds(20);
+        let console = &mut self.session.console;
+        console.send("agent clocks\n")?;
+        console.expect(&["clocks ready\n"], timeout)?;
+        let mut best: Option<Reading> = None;
+        for _ in 0..20 {
+            let before = epoch.elapsed().as_secs_f64();
+            console.send("\n")?;
+            console.expect(&["clocks "], timeout)?;
+            let answer = console.expect(&[";"], timeout)?.before;
+            let after = epoch.elapsed().as_secs_f64();
+            let (monotonic, realtime) = answer.split_once(' ').context("two clocks")?;
+            let reading = Reading {
+                host: f64::midpoint(before, after),
+                monotonic: monotonic.parse::<f64>()? / 1e9,
+                realtime: realtime.parse::<f64>()? / 1e9,
+                doubt: (after - before) / 2.0,
+            };
+            if best.as_ref().is_none_or(|b| reading.doubt < b.doubt) {
+                best = Some(reading);
+            }
         }
+        console.send("end\n")?;
+        console.shell("true", timeout)?;
+        best.context("no reading")
     }
 
     /// What every dom0 must show about itself.

@@ -16,8 +16,17 @@ pub(crate) fn monotonic_ns() -> i64 {
     nanoseconds(ClockId::Monotonic)
 }
 
-pub(crate) fn realtime_ns() -> i64 {
-    nanoseconds(ClockId::Realtime)
+/// Answers every line of standard input with both clocks.
+pub(crate) fn answer() -> Result<()> {
+    println!("clocks ready");
+    for line in std::io::stdin().lines() {
+        if line?.trim() == "end" {
+            break;
+        }
+        let (monotonic, realtime) = (monotonic_ns(), nanoseconds(ClockId::Realtime));
+        println!("clocks {monotonic} {realtime};");
+    }
+    Ok(())
 }
 
 /// Runs a thread on every CPU for so many seconds. Each compares its clock with

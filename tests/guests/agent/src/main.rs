@@ -15,7 +15,8 @@ usage: agent disk DEVICE MIB THREADS        write, read back and verify in paral
        agent receive ADDRESS:PORT BYTES SEED
        agent monotonic SECONDS              clocks of all CPUs never step back
        agent sleeps                         sleeps are neither short nor long
-       agent now                            CLOCK_MONOTONIC and CLOCK_REALTIME in ns";
+       agent clocks                         answers each line with CLOCK_MONOTONIC and
+                                            CLOCK_REALTIME in ns, until a line says end";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -36,10 +37,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["receive", server, bytes, seed] => net::receive(server, bytes.parse()?, seed.parse()?),
         ["monotonic", seconds] => clock::monotonic(seconds.parse()?),
         ["sleeps"] => clock::sleeps(),
-        ["now"] => {
-            println!("now {} {}", clock::monotonic_ns(), clock::realtime_ns());
-            Ok(())
-        }
+        ["clocks"] => clock::answer(),
         _ => bail!("{HELP}"),
     }
 }

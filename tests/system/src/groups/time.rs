@@ -12,33 +12,6 @@ const BOOT: u64 = 180;
 /// Parts per million that dom0's clock may drift.
 const DRIFT: f64 = 500.0;
 
-/// One reading of both clocks: the host's time and the guest's in seconds, and
-/// how far they may be apart from being simultaneous.
-struct Reading {
-    host: f64,
-    guest: f64,
-    doubt: f64,
-}
-
-/// The reading with the quickest answer of several.
-fn read(userland: &mut Userland, epoch: Instant) -> Result<Reading> {
-    let mut best: Option<Reading> = None;
-    for _ in 0..10 {
-        let before = epoch.elapsed().as_secs_f64();
-        let (guest, _) = userland.now()?;
-        let after = epoch.elapsed().as_secs_f64();
-        let reading = Reading {
-            host: f64::midpoint(before, after),
-            guest: guest as f64 / 1e9,
-            doubt: (after - before) / 2.0,
-        };
-        if best.as_ref().is_none_or(|b| reading.doubt < b.doubt) {
-            best = Some(reading);
-        }
-    }
-    best.ok_or_else(|| anyhow::anyhow!("no reading"))
-}
-
 pub(crate) fn time(env: &Env, report: &mut Report) -> Result<()> {
     let mut up = None;
     report.check("time/userland", || {
@@ -51,10 +24,10 @@ pub(crate) fn time(env: &Env, report: &mut Report) -> Result<()> {
     };
     report.check("time/drift-under-load", || {
         let epoch = Instant::now();
-        let first = read(&mut userland, epoch)?;
+        let first = userland.clocks(epoch)?;
         userland.run("agent monotonic 60", 200)?;
-        let last = read(&mut userland, epoch)?;
-        let (host, guest) = (last.host - first.host, last.guest - first.guest);
+        let last = userland.clocks(epoch)?;
+        let (host, guest) = (last.host - first.host, last.monotonic - first.monotonic);
         let drift = (guest - host) / host * 1e6;
         let doubt = (first.doubt + last.doubt) / host * 1e6;
         ensure!(
@@ -66,11 +39,11 @@ pub(crate) fn time(env: &Env, report: &mut Report) -> Result<()> {
         ))
     });
     report.check("time/wall-clock", || {
-        let (_, guest) = userland.now()?;
+        let guest = userland.clocks(Instant::now())?.realtime;
         let host = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)?
             .as_secs_f64();
-        let apart = guest as f64 / 1e9 - host;
+        let apart = guest - host;
         ensure!(
             apart.abs() < 3.0,
             "dom0's clock is {apart:.1} s from the machine's RTC"
