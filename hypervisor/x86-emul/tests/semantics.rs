@@ -5,7 +5,7 @@ mod common;
 use common::{Fault, TestCpu};
 use proptest::prelude::*;
 use x86_emul::alu::{DF, ZF};
-use x86_emul::{Cpu, DecodeError, EmulError, Mode, Outcome, decode, emulate};
+use x86_emul::{Cpu, DecodeError, EmulError, Mode, Outcome, decode, emulate, execute};
 
 const RAX: usize = 0;
 const RCX: usize = 1;
@@ -230,6 +230,30 @@ fn what_is_not_executed() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The short way for plain moves and the long way are the same.
+    #[test]
+    fn fast_and_general_agree(
+        prefix in prop::option::of(0x40u8..0x50),
+        opcode in prop::sample::select(&[0x88u8, 0x89, 0x8a, 0x8b][..]),
+        rest: [u8; 13],
+        mode in prop_oneof![Just(Mode::Bits16), Just(Mode::Bits32), Just(Mode::Bits64)],
+        gprs: [u64; 16],
+        memory in prop::collection::vec(any::<u8>(), 64),
+        operand in 0u64..60,
+        given in 1usize..16,
+    ) {
+        let mut bytes = Vec::from_iter(prefix);
+        bytes.push(opcode);
+        bytes.extend(rest);
+        bytes.truncate(given);
+        let mut fast = TestCpu { gprs, memory, ..TestCpu::new(mode) };
+        fast.operand = fast.base + operand;
+        let mut general = fast.clone();
+        let expected = decode(&bytes, mode).map_err(EmulError::from).and_then(|insn| execute(&mut general, &insn));
+        prop_assert_eq!(emulate(&mut fast, &bytes), expected);
+        prop_assert_eq!(fast, general);
+    }
 
     /// Nothing panics, and what fails at once has changed nothing.
     #[test]
