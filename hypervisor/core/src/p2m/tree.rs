@@ -341,6 +341,30 @@ impl<F: EntryFormat> P2m<F> {
         Ok(edit.finish())
     }
 
+    /// Makes one guest frame a hole if it is a grant mapping of `mfn`.
+    ///
+    /// # Errors
+    /// `WrongType` when it is not; `BadRange`; `NoMemory`.
+    pub fn unmap_grant<M: FrameMem>(
+        &self,
+        mem: &M,
+        src: &(impl FrameSource + ?Sized),
+        gfn: Gfn,
+        mfn: Mfn,
+    ) -> Result<Flush, P2mError> {
+        if gfn.0 >= GFN_LIMIT {
+            return Err(P2mError::BadRange);
+        }
+        let mut edit = self.edit(mem, src);
+        let (level, e) = edit.find(gfn);
+        // Grants are mapped frame by frame.
+        if level != 0 || !F::is_present(e) || !F::p2m_type(e).is_grant() || F::mfn(e) != mfn {
+            return Err(P2mError::WrongType);
+        }
+        edit.set(gfn, 0, 0, &mut |_| {})?;
+        Ok(edit.finish())
+    }
+
     /// Goes over the leaves of a range. `visit` gets the first gfn, the level at which it may set an
     /// entry without leaving the range, and the leaf as it is.
     fn sweep<M: FrameMem, S: FrameSource + ?Sized>(
