@@ -41,16 +41,11 @@ pub fn root_disk(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
         &layout.script("boot/fetch/apt-root.sh").to_string_lossy(),
     ]))?;
     let mirror = String::from_utf8(mirror)?;
-    let modules = kernel.modules_dir();
-    // The hook's "$1" is the new root. mke2fs copies it while its owners are right.
+    // mmdebstrap's shell replaces "$1" by the new root.
     let hook = format!(
-        "set -e; mkdir -p \"$1/usr/lib/modules\"; cp -a '{modules}' \"$1/usr/lib/modules/\"; \
-         install -m 755 '{init}' \"$1/usr/sbin/radon-init\"; \
-         rm -rf \"$1\"/var/cache/apt/* \"$1\"/var/lib/apt/lists/* \"$1\"/usr/share/doc/* \"$1\"/usr/share/locale/* \"$1\"/usr/share/man/*; \
-         echo dom0 >\"$1/etc/hostname\"; \
-         truncate -s {SIZE} '{part}'; \
-         PATH=$PATH:/usr/sbin:/sbin mke2fs -q -t ext4 -L {LABEL} -O ^has_journal -E root_owner=0:0 -d \"$1\" -F '{part}'",
-        modules = modules.display(),
+        "'{fill}' \"$1\" '{modules}' '{init}' '{part}' {SIZE} {LABEL}",
+        fill = layout.script("boot/dom0/fill.sh").display(),
+        modules = kernel.modules_dir().display(),
         init = init.display(),
         part = part.display(),
     );

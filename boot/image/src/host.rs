@@ -72,6 +72,10 @@ pub fn choose(facts: &Facts) -> (Backend, String) {
             format!("/dev/kvm cannot be used ({error}), so an AMD CPU is emulated"),
         );
     }
+    if !facts.vmx && !facts.svm {
+        let why = "the CPU shows neither VMX nor SVM, so an AMD CPU is emulated";
+        return (Backend::TcgSvm, why.into());
+    }
     if !facts.nested {
         let module = if facts.svm { "kvm_amd" } else { "kvm_intel" };
         let why = format!(
@@ -79,20 +83,15 @@ pub fn choose(facts: &Facts) -> (Backend, String) {
         );
         return (Backend::TcgSvm, why);
     }
-    match (facts.vmx, facts.svm) {
-        (true, _) => (
-            Backend::KvmVmx,
-            "/dev/kvm works, nested guests are allowed, and the CPU has VMX".into(),
-        ),
-        (_, true) => (
-            Backend::KvmSvm,
-            "/dev/kvm works, nested guests are allowed, and the CPU has SVM".into(),
-        ),
-        _ => (
-            Backend::TcgSvm,
-            "the CPU shows neither VMX nor SVM, so an AMD CPU is emulated".into(),
-        ),
-    }
+    let (backend, name) = if facts.vmx {
+        (Backend::KvmVmx, "VMX")
+    } else {
+        (Backend::KvmSvm, "SVM")
+    };
+    (
+        backend,
+        format!("/dev/kvm works, nested guests are allowed, and the CPU has {name}"),
+    )
 }
 
 #[cfg(test)]

@@ -7,13 +7,57 @@ use anyhow::{Context, Result};
 use boot_image::kernel::Kernel;
 use boot_image::{Layout, elf32, grub, initrd, step};
 
+/// Cargo, as the entry script chose it.
+fn cargo(layout: &Layout) -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.current_dir(layout.top());
+    command
+}
+
+fn target(layout: &Layout) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| layout.top().join("target"), PathBuf::from)
+}
+
+/// Builds the program that runs inside guests: static, so that the initramfs
+/// needs no libraries.
+fn agent(layout: &Layout) -> Result<()> {
+    let triple = "x86_64-unknown-linux-gnu";
+    let mut command = cargo(layout);
+    command.args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "guest-agent",
+        "--target",
+        triple,
+    ]);
+    command.env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    step::run(&mut command)?;
+    let built = target(layout).join(triple).join("release/agent");
+    std::fs::copy(&built, layout.build().join("agent"))
+        .with_context(|| format!("copying {}", built.display()))?;
+    Ok(())
+}
+
+/// Builds what the system tests boot, then runs them.
+pub(crate) fn system_tests(layout: &Layout, arguments: &[String]) -> Result<()> {
+    let needs_image = !arguments.iter().any(|a| a == "--native" || a == "--list");
+    if needs_image {
+        image(layout)?;
+    }
+    agent(layout)?;
+    let mut command = cargo(layout);
+    command
+        .args(["run", "--quiet", "--package", "system-tests", "--"])
+        .args(arguments);
+    step::run(&mut command)
+}
+
 /// Builds the hypervisor and leaves both ELF files in `build/`.
 pub(crate) fn image(layout: &Layout) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| layout.top().join("target"), PathBuf::from);
-    let mut command = Command::new(cargo);
-    command.current_dir(layout.top());
+    let mut command = cargo(layout);
     command.args([
         "build",
         "--quiet",
@@ -24,7 +68,7 @@ pub(crate) fn image(layout: &Layout) -> Result<()> {
         "x86_64-unknown-none",
     ]);
     step::run(&mut command)?;
-    let built = target.join("x86_64-unknown-none/release/radon");
+    let built = target(layout).join("x86_64-unknown-none/release/radon");
     let elf = std::fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
     std::fs::write(layout.radon_elf(), &elf)?;
     let small = elf32::convert(&elf).context("build/radon32.elf")?;
@@ -75,6 +119,5 @@ pub(crate) fn clean(layout: &Layout) -> Result<()> {
             std::fs::remove_file(&path)?;
         }
     }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    step::run(Command::new(cargo).arg("clean").current_dir(layout.top()))
+    step::run(cargo(layout).arg("clean"))
 }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod run;
 
 use std::process::ExitCode;
 
@@ -14,6 +15,11 @@ usage: ./radon COMMAND [ARGUMENTS]
 
   setup        install the packages and the toolchain that the rest needs
   build        build/radon.elf, build/radon32.elf and build/radon.iso
+  run          dom0's shell on the serial console, on the best emulator here:
+               [--machine NAME] [--uefi] [--packed] [--keep] [--native] [--print]
+               [-- XEN OPTIONS]
+  test         system tests on emulated machines: [--native] [--list] [GROUP...]
+  test-long    the same and the long groups
   clean        remove build/ and target/, keeping build/cache
   help         this text
 ";
@@ -35,6 +41,13 @@ fn dispatch(command: &str, arguments: &[String]) -> Result<()> {
     let layout = Layout::new()?;
     match command {
         "build" => build::all(&layout),
+        "run" => run::run(&layout, arguments),
+        "test" => build::system_tests(&layout, arguments),
+        "test-long" => {
+            let mut long = vec!["--long".to_owned()];
+            long.extend_from_slice(arguments);
+            build::system_tests(&layout, &long)
+        }
         "clean" => build::clean(&layout),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

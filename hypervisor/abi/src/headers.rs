@@ -134,6 +134,11 @@ pub const HEADERS: &[Header] = &[
         consts: &[crate::sched::CONSTS],
     },
     Header {
+        paths: &["xen/arch-x86/hvm/start_info.h"],
+        layouts: &[crate::start_info::LAYOUTS],
+        consts: &[crate::start_info::CONSTS],
+    },
+    Header {
         paths: &["xen/sysctl.h"],
         layouts: &[
             crate::sysctl::DEBUG_LAYOUTS,

@@ -236,3 +236,32 @@ macro_rules! abi_consts {
 }
 
 pub(crate) use {abi_consts, abi_structs};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_do_not_wrap() {
+        let handle = Handle::<u64>::new(0x1000);
+        assert_eq!(handle.index(2), Some(Handle::new(0x1010)));
+        assert_eq!(Handle::<u64>::new(u64::MAX - 7).index(1), None);
+        assert_eq!(handle.index(u64::MAX / 4), None);
+        assert!(Handle::<u8>::NULL.is_null() && !handle.is_null());
+        assert_eq!(handle.cast::<u8>().index(1), Some(Handle::new(0x1001)));
+    }
+
+    #[test]
+    fn unions_hold_their_members() {
+        let mut union = Union([0u64; 2]);
+        union.set(&0x1122_3344_5566_7788u64);
+        assert_eq!(union.get::<u32>(), 0x5566_7788);
+        assert_eq!(union.get::<[u64; 2]>(), [0x1122_3344_5566_7788, 0]);
+        union.0 = [u64::MAX; 2];
+        union.update(&0u16);
+        assert_eq!(union.0, [u64::MAX << 16, u64::MAX]);
+        union.set(&1u8);
+        assert_eq!(union.0, [1, 0]);
+        assert_eq!(Union::<[u32; 2]>::new(&5u32).0, [5, 0]);
+    }
+}

@@ -93,7 +93,9 @@ pub struct Hypervisor<M: Machine> {
     /// Wall clock at system time 0: seconds and ns since 1970.
     pub wallclock: Lock<WallClock>,
     /// Command line options.
-    pub options: crate::cmdline::Options,
+    pub options: crate::cmdline::Options<'static>,
+    /// Host MSRs that dom0 may read.
+    pub host_msrs: crate::hvm::msr::HostMsrs,
     /// Next unit number to hand out.
     pub next_unit: AtomicU32,
     /// Dom0.

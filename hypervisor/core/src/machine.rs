@@ -44,6 +44,19 @@ pub trait FrameMem {
     fn copy_from(&self, at: Maddr, to: &mut [u8]);
     /// Copies into memory.
     fn copy_to(&self, at: Maddr, from: &[u8]);
+    /// Copies between two places that do not overlap.
+    ///
+    /// Implementations that can do so copy directly.
+    fn copy(&self, to: Maddr, from: Maddr, len: usize) {
+        let mut buffer = [0; 256];
+        let mut done = 0;
+        while done < len {
+            let part = &mut buffer[..(len - done).min(256)];
+            self.copy_from(Maddr(from.0 + done as u64), part);
+            self.copy_to(Maddr(to.0 + done as u64), part);
+            done += part.len();
+        }
+    }
     /// Fills a frame with zeros.
     fn zero_frame(&self, mfn: Mfn);
     /// Copies a whole frame.
@@ -111,6 +124,8 @@ pub trait Platform {
     fn console_write(&self, bytes: &[u8]);
     /// Takes a byte that dom0 may read from the console.
     fn console_read(&self) -> Option<u8>;
+    /// Writes a command MSR that the policy has checked.
+    fn write_msr(&self, msr: u32, val: u64);
     /// Sleeps until an interrupt; interrupts are off before and after.
     fn idle(&self);
     /// Lets pending interrupts in.

@@ -374,6 +374,19 @@ mod tests {
     }
 
     #[test]
+    fn the_page_lists_the_same_ranks() {
+        let page = include_str!("../../../docs/locking.md");
+        let table: String = RANKS
+            .iter()
+            .map(|&(rank, doc)| format!("| {} | `{rank:?}` | {doc} |\n", rank as u8))
+            .collect();
+        assert!(
+            page.contains(&table),
+            "docs/locking.md should have:\n{table}"
+        );
+    }
+
+    #[test]
     fn ascending_order_passes_and_unlocks() {
         let (outer, inner) = (Lock::new(Rank::P2m, 1), Lock::new(Rank::Heap, 2));
         {

@@ -6,11 +6,13 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use guest_image::memory::MemoryType;
 use guest_image::multiboot::BootInfo;
+use radon_core::cmdline;
 use radon_core::cpu_policy::CpuidTable;
 use radon_core::dom0::acpi_tables::HostTable;
 use radon_core::dom0::build::{self, HostIoApic, Input};
 use radon_core::domain::DomainTable;
 use radon_core::hvm::backend::HvmBackend;
+use radon_core::hvm::msr::HostMsrs;
 use radon_core::hypervisor::{CpuState, Hypervisor, MAX_UNITS, no_units, work};
 use radon_core::irq::Vectors;
 use radon_core::machine::FrameSource;
@@ -36,6 +38,7 @@ use radon_x86::traps::TrapFrame;
 use radon_x86::{apic, clock, cpu, directmap, ioapic, paging, percpu, serial, smp, traps};
 use spin::Once;
 use x86_defs::cpuid::Regs;
+use x86_defs::msr;
 use xen_abi::{Gsi, Maddr, Mfn, Ns, PcpuId, Vector};
 
 use crate::boot_memory::{Carver, Ranges};
@@ -152,12 +155,28 @@ extern "C" fn boot_main(magic: u32, info: u32) -> ! {
         .first()
         .map_or_else(Vec::new, |m| m.command_line.to_vec());
     let rsdp = info.rsdp.map(<[u8]>::to_vec);
+    let (options, complaints) = cmdline::parse(command_line.as_bytes());
+    log::set_max_level(options.loglvl.always.max(options.loglvl.limited));
+    if let Some(c) = &options.com1 {
+        serial::init(c.io_base, c.baud);
+    }
     log::info!(
         "Radon {} (Xen 4.20 ABI), loaded by {}",
         env!("CARGO_PKG_VERSION"),
         alloc::string::String::from_utf8_lossy(info.loader)
     );
     log::info!("Command line: {command_line}");
+
+    for c in complaints.iter() {
+        log::warn!("{c}");
+    }
+    if complaints.left_out() > 0 {
+        log::warn!("command line: {} more words are not known and ignored", complaints.left_out());
+    }
+    if let Some(c) = complaints.fatal() {
+        fatal::refuse(c);
+    }
+    fatal::NO_REBOOT.store(options.noreboot, Ordering::Relaxed);
 
     // Frame table and M2P.
     let top = map
@@ -271,10 +290,6 @@ extern "C" fn boot_main(magic: u32, info: u32) -> ! {
         pm1a_cnt: found.pm1a_cnt,
     };
     fatal::POWER.call_once(|| power);
-    fatal::NO_REBOOT.store(
-        command_line.split_whitespace().any(|w| w == "noreboot"),
-        Ordering::Relaxed,
-    );
 
     let boot = Boot {
         found,
@@ -284,6 +299,7 @@ extern "C" fn boot_main(magic: u32, info: u32) -> ! {
         modules,
         dom0_line,
         command_line,
+        options,
         power,
         low_page,
     };
@@ -296,18 +312,18 @@ extern "C" fn boot_main(magic: u32, info: u32) -> ! {
             edx: r.edx,
         }
     };
-    let msr = |n| traps::try_rdmsr(n).unwrap_or(0);
+    let rdmsr = |n| traps::try_rdmsr(n).unwrap_or(0);
     let count = boot.found.cpus.len() as u32;
     let mem = DirectMap;
     let src = frames.xen(&mem);
     if cpu::cpuid(0x8000_0000, 0).eax >= 0x8000_000a && cpu::cpuid(0x8000_0001, 0).ecx & 4 != 0 {
-        let caps = SvmCaps::detect(&ids, &msr).unwrap_or_else(|e| fatal::refuse(&e));
+        let caps = SvmCaps::detect(&ids, &rdmsr).unwrap_or_else(|e| fatal::refuse(&e));
         log::info!("SVM: {caps:?}");
         let svm =
             Svm::new(caps, &src, count, || percpu::this().id()).unwrap_or_else(|| too_little());
         go(boot, svm, Svm::enable_cpu, &SVM_CELL)
     } else {
-        let caps = VmxCaps::detect(&ids, &msr).unwrap_or_else(|e| fatal::refuse(&e));
+        let caps = VmxCaps::detect(&ids, &rdmsr).unwrap_or_else(|e| fatal::refuse(&e));
         log::info!("VMX: EPT, unrestricted guest, VPID");
         let vmx =
             Vmx::new(caps, &src, count, || percpu::this().id()).unwrap_or_else(|| too_little());
@@ -329,6 +345,7 @@ struct Boot {
     modules: Vec<Moved>,
     dom0_line: Vec<u8>,
     command_line: &'static str,
+    options: cmdline::Options<'static>,
     power: Power,
     low_page: u64,
 }
@@ -450,9 +467,7 @@ impl<B: HvmBackend> BackendOf<B> for Hypervisor<X86<B>> {
 }
 
 fn go<B: Backend>(boot: Boot, backend: B, enable: fn(&B), cell: &'static Cell<B>) -> ! {
-    let max_cpus = option(boot.command_line, "maxcpus")
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(usize::MAX);
+    let max_cpus = if boot.options.nosmp { 1 } else { boot.options.maxcpus.map_or(usize::MAX, |n| n as usize) };
     let cpus = start_cpus(&boot, max_cpus);
     enable(&backend);
     let now = Ns(clock::now());
@@ -506,9 +521,8 @@ fn go<B: Backend>(boot: Boot, backend: B, enable: fn(&B), cell: &'static Cell<B>
             Rank::Leaf,
             WallClock::from_settime(sec, 0, now).unwrap_or_default(),
         ),
-        options: radon_core::cmdline::Options {
-            noreboot: fatal::NO_REBOOT.load(Ordering::Relaxed),
-        },
+        options: boot.options.clone(),
+        host_msrs: host_msrs(),
         next_unit: AtomicU32::new(0),
         hardware_domain: Once::new(),
     }));
@@ -573,16 +587,14 @@ fn build_dom0<B: HvmBackend>(
         0,
     );
     let free = hv.mm.stats().free;
-    let reserve = (free / 16).min(128 << 8).max(16 << 8);
-    let pages = option(boot.command_line, "dom0_mem")
-        .map_or(Some(free.saturating_sub(reserve)), parse_size);
-    let Some(pages) = pages else {
-        fatal::refuse(&"dom0_mem is not a size: write for example dom0_mem=2G")
-    };
-    let vcpus = option(boot.command_line, "dom0_max_vcpus")
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(hv.cpus.len() as u32)
-        .clamp(1, 128);
+    let total: u64 = hv.ram.iter().map(|r| r.end - r.start).sum();
+    let memory = hv
+        .options
+        .dom0_mem
+        .resolve(total << 12, free << 12)
+        .unwrap_or_else(|e| fatal::refuse(&e));
+    let pages = memory.initial >> 12;
+    let vcpus = hv.options.dom0_max_vcpus.resolve(hv.cpus.len() as u32, 128);
     let tables: Vec<HostTable<'_>> = boot
         .found
         .tables
@@ -670,26 +682,17 @@ fn build_dom0<B: HvmBackend>(
     d
 }
 
-/// Value of `name=value`.
-fn option<'a>(line: &'a str, name: &str) -> Option<&'a str> {
-    line.split_whitespace()
-        .rev()
-        .find_map(|w| w.strip_prefix(name)?.strip_prefix('='))
-}
-
-/// Pages of a size with a suffix; MiB... KiB when there is none, as in Xen.
-fn parse_size(s: &str) -> Option<u64> {
-    let s = s.strip_prefix("max:").unwrap_or(s);
-    let s = s.split(',').next()?;
-    let (digits, shift) = match s.as_bytes().last()? {
-        b'G' | b'g' => (&s[..s.len() - 1], 30),
-        b'M' | b'm' => (&s[..s.len() - 1], 20),
-        b'K' | b'k' => (&s[..s.len() - 1], 10),
-        b'B' | b'b' => (&s[..s.len() - 1], 0),
-        _ => (s, 10),
-    };
-    let n: u64 = digits.parse().ok()?;
-    Some(n.checked_shl(shift)? >> 12)
+/// What dom0 may read of the host's MSRs.
+fn host_msrs() -> HostMsrs {
+    let read = |n| traps::try_rdmsr(n).unwrap_or(0);
+    HostMsrs {
+        microcode_revision: read(msr::IA32_BIOS_SIGN_ID),
+        platform_id: read(msr::IA32_PLATFORM_ID),
+        syscfg: read(msr::SYSCFG),
+        top_mem: read(msr::TOP_MEM),
+        top_mem2: read(msr::TOP_MEM2),
+        mmio_conf_base: read(msr::MMIO_CONF_BASE),
+    }
 }
 
 /// Touching and overlapping ranges as one.

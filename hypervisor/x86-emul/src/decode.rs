@@ -1,11 +1,9 @@
 //! Bytes to [`Insn`].
 //!
-//! Prefixes in any order, at most 15 bytes, REX only directly before the opcode. The
-//! forms that kernels use on devices (MOV with a register or an immediate, MOVZX) take
-//! the shortest way through the match.
+//! Prefixes in any order, at most 15 bytes, REX only directly before the opcode.
 
 use crate::cpu::{Mode, Seg};
-use crate::insn::{Addressing, Form, Insn, Op, Rep, sign_extend};
+use crate::insn::{Addressing, Form, Insn, Op, Rep, sign_extend, truncate};
 
 /// No instruction is longer.
 pub const MAX_INSN_LEN: usize = 15;
@@ -21,46 +19,51 @@ pub enum DecodeError {
     Unsupported,
 }
 
-/// The bytes yet to be read.
-struct Bytes<'a> {
-    rest: core::slice::Iter<'a, u8>,
-    given: usize,
+/// The bytes yet to be read, first byte lowest, zeros behind them.
+///
+/// Nothing is checked while reading: 15 bytes fit, what is read behind them is zero, and
+/// [`decode`] compares `consumed` with what there was when it is done.
+struct Bytes {
+    window: u128,
+    consumed: u8,
 }
 
-impl Bytes<'_> {
+impl Bytes {
     #[inline]
-    fn u8(&mut self) -> Result<u8, DecodeError> {
-        match self.rest.next() {
-            Some(byte) => Ok(*byte),
-            None if self.given < MAX_INSN_LEN => Err(DecodeError::Truncated),
-            None => Err(DecodeError::TooLong),
-        }
-    }
-    /// A little-endian value of `size` bytes.
-    #[inline]
-    fn value(&mut self, size: u8) -> Result<u64, DecodeError> {
-        let bytes = self.rest.as_slice();
-        // The common widths in one load each; running out is told byte by byte.
-        match size {
-            1 => return self.u8().map(u64::from),
-            4 => {
-                if let Some((value, rest)) = bytes.split_first_chunk() {
-                    self.rest = rest.iter();
-                    return Ok(u64::from(u32::from_le_bytes(*value)));
-                }
+    fn new(bytes: &[u8]) -> Self {
+        let mut buffer = [0; 16];
+        if let Some(full) = bytes.first_chunk::<MAX_INSN_LEN>()
+            && let Some(start) = buffer.first_chunk_mut()
+        {
+            *start = *full;
+        } else {
+            for (to, from) in buffer.iter_mut().zip(bytes) {
+                *to = *from;
             }
-            _ => {}
         }
-        let mut value = 0;
-        for shift in (0..u32::from(size) * 8).step_by(8) {
-            value |= u64::from(self.u8()?) << shift;
+        Self {
+            window: u128::from_le_bytes(buffer),
+            consumed: 0,
         }
-        Ok(value)
     }
-    /// Bytes consumed; at most [`MAX_INSN_LEN`].
     #[inline]
-    fn consumed(&self) -> u8 {
-        self.given.saturating_sub(self.rest.len()) as u8
+    fn skip(&mut self, size: u8) {
+        // Both bounded: 15 prefixes at most are no zeros, and an instruction ends soon behind them.
+        self.window = self.window.wrapping_shr(u32::from(size).wrapping_mul(8));
+        self.consumed = self.consumed.wrapping_add(size);
+    }
+    #[inline]
+    fn u8(&mut self) -> u8 {
+        let byte = self.window as u8;
+        self.skip(1);
+        byte
+    }
+    /// A little-endian value of `size` bytes, sign-extended.
+    #[inline]
+    fn signed(&mut self, size: u8) -> u64 {
+        let value = sign_extend(self.window as u64, size);
+        self.skip(size);
+        value
     }
 }
 
@@ -128,8 +131,8 @@ enum Tail {
 }
 
 #[inline]
-const fn opcode(op: Op, form: Form, byte: bool, tail: Tail) -> Result<Opcode, DecodeError> {
-    Ok(Opcode {
+const fn opcode(op: Op, form: Form, byte: bool, tail: Tail) -> Option<Opcode> {
+    Some(Opcode {
         op,
         form,
         byte,
@@ -154,7 +157,7 @@ const fn group1(n: u8) -> Op {
 
 /// One-byte opcodes; `reg` is ModRM's middle field, 0 where there is no ModRM.
 #[inline]
-fn one_byte(byte: u8, reg: u8, mode: Mode) -> Result<Opcode, DecodeError> {
+fn one_byte(byte: u8, reg: u8, mode: Mode) -> Option<Opcode> {
     use Form::{RegRm, Rm, RmImm, RmReg, String};
     let wide = byte & 1 == 1;
     match byte {
@@ -187,13 +190,13 @@ fn one_byte(byte: u8, reg: u8, mode: Mode) -> Result<Opcode, DecodeError> {
         0xf6 | 0xf7 if reg == 3 => opcode(Op::Neg, Rm, !wide, Tail::ModRm),
         0xfe | 0xff if reg == 0 => opcode(Op::Inc, Rm, !wide, Tail::ModRm),
         0xfe | 0xff if reg == 1 => opcode(Op::Dec, Rm, !wide, Tail::ModRm),
-        _ => Err(DecodeError::Unsupported),
+        _ => None,
     }
 }
 
 /// Opcodes behind 0F.
 #[inline]
-fn two_byte(byte: u8, reg: u8, plain: bool) -> Result<Opcode, DecodeError> {
+fn two_byte(byte: u8, reg: u8, plain: bool) -> Option<Opcode> {
     use Form::{RegRm, RmImm, RmReg};
     let wide = byte & 1 == 1;
     match byte {
@@ -210,13 +213,13 @@ fn two_byte(byte: u8, reg: u8, plain: bool) -> Result<Opcode, DecodeError> {
             5 => opcode(Op::Bts, RmImm, false, Tail::Imm8),
             6 => opcode(Op::Btr, RmImm, false, Tail::Imm8),
             7 => opcode(Op::Btc, RmImm, false, Tail::Imm8),
-            _ => Err(DecodeError::Unsupported),
+            _ => None,
         },
         0xb0 | 0xb1 => opcode(Op::Cmpxchg, RmReg, !wide, Tail::ModRm),
         0xc0 | 0xc1 => opcode(Op::Xadd, RmReg, !wide, Tail::ModRm),
         // MOVNTI; other instructions with a mandatory prefix.
         0xc3 if plain => opcode(Op::Mov, RmReg, false, Tail::Dword),
-        _ => Err(DecodeError::Unsupported),
+        _ => None,
     }
 }
 
@@ -230,12 +233,21 @@ const fn lacks_modrm(byte: u8) -> bool {
 ///
 /// # Errors
 /// See [`DecodeError`].
+#[inline]
 pub fn decode(bytes: &[u8], mode: Mode) -> Result<Insn, DecodeError> {
-    let bytes = bytes.get(..MAX_INSN_LEN).unwrap_or(bytes);
-    let mut bytes = Bytes {
-        rest: bytes.iter(),
-        given: bytes.len(),
-    };
+    let mut window = Bytes::new(bytes);
+    let result = decode_window(&mut window, mode);
+    if usize::from(window.consumed) <= bytes.len().min(MAX_INSN_LEN) {
+        result
+    } else if bytes.len() < MAX_INSN_LEN {
+        Err(DecodeError::Truncated)
+    } else {
+        Err(DecodeError::TooLong)
+    }
+}
+
+#[inline]
+fn decode_window(bytes: &mut Bytes, mode: Mode) -> Result<Insn, DecodeError> {
     let mut prefixes = Prefixes {
         mode,
         operand: false,
@@ -245,27 +257,30 @@ pub fn decode(bytes: &[u8], mode: Mode) -> Result<Insn, DecodeError> {
         seg: None,
         rex: 0,
     };
-    let byte = read_prefixes(&mut bytes, &mut prefixes)?;
+    let byte = read_prefixes(bytes, &mut prefixes);
     let (code, modrm) = if byte == 0x0f {
-        let byte = bytes.u8()?;
-        let modrm = bytes.u8()?;
+        let byte = bytes.u8();
+        let modrm = bytes.u8();
         let plain = !prefixes.operand && prefixes.rep == Rep::None && modrm < 0xc0;
-        (two_byte(byte, (modrm >> 3) & 7, plain)?, modrm)
+        (two_byte(byte, (modrm >> 3) & 7, plain), modrm)
     } else if lacks_modrm(byte) {
-        (one_byte(byte, 0, mode)?, 0)
+        (one_byte(byte, 0, mode), 0)
     } else {
-        let modrm = bytes.u8()?;
-        (one_byte(byte, (modrm >> 3) & 7, mode)?, modrm)
+        let modrm = bytes.u8();
+        (one_byte(byte, (modrm >> 3) & 7, mode), modrm)
     };
-    finish(bytes, &prefixes, code, modrm)
+    match code {
+        Some(code) => finish(bytes, &prefixes, code, modrm),
+        None => Err(DecodeError::Unsupported),
+    }
 }
 
 /// Consumes prefixes; gives the first byte behind them.
 #[inline]
-fn read_prefixes(bytes: &mut Bytes<'_>, prefixes: &mut Prefixes) -> Result<u8, DecodeError> {
+fn read_prefixes(bytes: &mut Bytes, prefixes: &mut Prefixes) -> u8 {
     let long = prefixes.mode == Mode::Bits64;
     loop {
-        let byte = bytes.u8()?;
+        let byte = bytes.u8();
         match byte {
             0x40..=0x4f if long => {
                 prefixes.rex = byte;
@@ -284,7 +299,7 @@ fn read_prefixes(bytes: &mut Bytes<'_>, prefixes: &mut Prefixes) -> Result<u8, D
             0x2e => prefixes.seg = Some(Seg::Cs),
             0x36 => prefixes.seg = Some(Seg::Ss),
             0x3e => prefixes.seg = Some(Seg::Ds),
-            _ => return Ok(byte),
+            _ => return byte,
         }
         // REX counts only directly before the opcode.
         prefixes.rex = 0;
@@ -294,7 +309,7 @@ fn read_prefixes(bytes: &mut Bytes<'_>, prefixes: &mut Prefixes) -> Result<u8, D
 /// Reads what follows the opcode and ModRM.
 #[inline]
 fn finish(
-    mut bytes: Bytes<'_>,
+    bytes: &mut Bytes,
     prefixes: &Prefixes,
     code: Opcode,
     modrm: u8,
@@ -336,16 +351,13 @@ fn finish(
             insn.addressing = Addressing::Moffs;
             // The accumulator, whatever REX.R says.
             insn.reg = 0;
-            insn.disp = bytes.value(addr_size)?;
+            insn.disp = truncate(bytes.signed(addr_size), addr_size);
         }
         _ => {
-            read_operand(&mut bytes, &mut insn)?;
+            read_operand(bytes, &mut insn);
             match code.tail {
-                Tail::Imm8 => insn.imm = sign_extend(bytes.value(1)?, 1),
-                Tail::Imm => {
-                    let width = size.min(4);
-                    insn.imm = sign_extend(bytes.value(width)?, width);
-                }
+                Tail::Imm8 => insn.imm = bytes.signed(1),
+                Tail::Imm => insn.imm = bytes.signed(size.min(4)),
                 Tail::Source(width) => insn.mem_size = width.min(size),
                 _ => {}
             }
@@ -354,16 +366,16 @@ fn finish(
     if insn.lock && !lockable(&insn) {
         return Err(DecodeError::Unsupported);
     }
-    insn.len = bytes.consumed();
+    insn.len = bytes.consumed;
     Ok(insn)
 }
 
 /// Reads SIB and displacement of a ModRM operand.
 #[inline]
-fn read_operand(bytes: &mut Bytes<'_>, insn: &mut Insn) -> Result<(), DecodeError> {
+fn read_operand(bytes: &mut Bytes, insn: &mut Insn) {
     let (mode, rm) = (insn.modrm >> 6, insn.modrm & 7);
     if mode == 3 {
-        return Ok(());
+        return;
     }
     let width = if insn.addr_size == 2 {
         match (mode, rm) {
@@ -373,7 +385,7 @@ fn read_operand(bytes: &mut Bytes<'_>, insn: &mut Insn) -> Result<(), DecodeErro
         }
     } else {
         if rm == 4 {
-            insn.sib = bytes.u8()?;
+            insn.sib = bytes.u8();
         }
         match mode {
             1 => 1,
@@ -383,9 +395,8 @@ fn read_operand(bytes: &mut Bytes<'_>, insn: &mut Insn) -> Result<(), DecodeErro
         }
     };
     if width != 0 {
-        insn.disp = sign_extend(bytes.value(width)?, width);
+        insn.disp = bytes.signed(width);
     }
-    Ok(())
 }
 
 /// May the instruction carry LOCK? (Others fault with it.)

@@ -6,6 +6,7 @@
 use crate::alu::{self, CF, STATUS, ZF};
 use crate::cpu::Cpu;
 use crate::decode::{DecodeError, decode};
+use crate::fast;
 use crate::insn::{Form, Insn, Op, set_gpr, sign_extend, truncate};
 use crate::string;
 
@@ -53,6 +54,9 @@ impl<F> From<DecodeError> for EmulError<F> {
 /// See [`EmulError`].
 #[inline]
 pub fn emulate<C: Cpu>(cpu: &mut C, bytes: &[u8]) -> Result<Outcome, EmulError<C::Fault>> {
+    if let Some(result) = fast::mov(cpu, bytes) {
+        return result;
+    }
     let insn = decode(bytes, cpu.mode())?;
     execute(cpu, &insn)
 }

@@ -46,6 +46,7 @@ pub mod alu;
 mod cpu;
 mod decode;
 mod exec;
+mod fast;
 mod insn;
 mod string;
 

@@ -282,6 +282,9 @@ impl<B: HvmBackend> Platform for X86<B> {
         i.len -= 1;
         Some(b)
     }
+    fn write_msr(&self, msr: u32, val: u64) {
+        crate::traps::try_wrmsr(msr, val);
+    }
     #[inline]
     fn idle(&self) {
         cpu::halt_once();

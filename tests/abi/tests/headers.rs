@@ -140,3 +140,66 @@ fn differences_are_noticed() {
     };
     assert!(run("name", layout(8, field(4, 4)), unknown).is_err());
 }
+
+/// A table that `headers.rs` leaves out would never be compared.
+#[test]
+fn every_table_is_listed() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hypervisor/abi/src");
+    let listed = std::fs::read_to_string(src.join("headers.rs")).expect("headers.rs");
+    let mut seen = 0;
+    for path in sources(&src) {
+        let module = path
+            .strip_prefix(&src)
+            .expect("below src")
+            .components()
+            .next()
+            .expect("a name");
+        let module = module
+            .as_os_str()
+            .to_string_lossy()
+            .trim_end_matches(".rs")
+            .to_owned();
+        let text = std::fs::read_to_string(&path).expect("a source file");
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            if !matches!(line.trim(), "abi_structs! {" | "abi_consts! {") {
+                continue;
+            }
+            let table = lines
+                .next()
+                .expect("a table")
+                .trim()
+                .split(':')
+                .next()
+                .expect("a name");
+            // The macros' own definitions pass their table on.
+            if table.starts_with('$') {
+                continue;
+            }
+            seen += 1;
+            let name = format!("crate::{module}::{table}");
+            let found = listed
+                .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
+                .any(|word| word == name);
+            assert!(found, "{name} is not in headers.rs");
+        }
+    }
+    assert!(
+        seen > 40,
+        "only {seen} tables found: has the layout of the sources changed?"
+    );
+}
+
+/// All `.rs` files below `dir`.
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}

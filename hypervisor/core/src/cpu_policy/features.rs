@@ -184,7 +184,6 @@ pub const ALL_GUESTS: FeatureSet = FeatureSet::of(&[
     f::XOP,
     f::FMA4,
     f::TBM,
-    f::DBEXT,
     f::XSAVEOPT,
     f::XSAVEC,
     f::XGETBV1,

@@ -23,7 +23,7 @@ use super::acpi_tables;
 use crate::cpu_policy::{CpuPolicy, CpuidTable, GuestKind, Settings};
 use crate::domain::{Domain, RUNNING, Vcpu, no_params};
 use crate::evtchn::EvtchnTable;
-use crate::hvm::backend::{HvmBackend, Reg, Seg, Segment, Trap};
+use crate::hvm::backend::{HvmBackend, Reg, Seg, Segment};
 use crate::hvm::vioapic::{Backing, Identity, Vioapic, Vioapics};
 use crate::hvm::vlapic::Vlapic;
 use crate::hypervisor::Hypervisor;
@@ -594,26 +594,8 @@ fn intercepts<B: HvmBackend, M: Machine<Hvm = B>>(hvm: &B, d: &Domain<M>, ports:
     for &(first, last) in ports {
         hvm.trap_ports(&d.hw, first, last, true);
     }
-    for n in [
-        0xc000_0081,
-        0xc000_0082,
-        0xc000_0083,
-        0xc000_0084,
-        0xc000_0100,
-        0xc000_0101,
-        0xc000_0102,
-        0x174,
-        0x175,
-        0x176,
-    ] {
-        hvm.trap_msr(
-            &d.hw,
-            n,
-            Trap {
-                read: false,
-                write: false,
-            },
-        );
+    for (msr, trap) in crate::hvm::msr::pass_through(d.policy.features()) {
+        hvm.trap_msr(&d.hw, msr, trap);
     }
 }
 

@@ -8,6 +8,7 @@ use xen_abi::{DomId, Maddr, PcpuId, VcpuId};
 
 use super::Domain;
 use crate::hvm::backend::HvmBackend;
+use crate::hvm::msr::MsrState;
 use crate::hvm::vlapic::Vlapic;
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
@@ -93,6 +94,8 @@ pub struct Vcpu<M: Machine> {
     pub hw: Lock<Option<Box<HwVcpu<M>>>>,
     /// Local APIC.
     pub lapic: Vlapic,
+    /// MSRs with values of their own.
+    pub msrs: MsrState,
     /// Where its `vcpu_info` is; 0 before it is registered or mapped.
     pub info: AtomicU64,
     /// Vector of HVMOP_set_evtchn_upcall_vector, 0 when not set.
@@ -131,6 +134,7 @@ impl<M: Machine> Vcpu<M> {
             running_on: AtomicU32::new(NO_CPU),
             hw: Lock::new(Rank::Vcpu, Some(hw)),
             lapic,
+            msrs: MsrState::new(),
             info: AtomicU64::new(0),
             upcall_vector: AtomicU8::new(0),
             timers: Lock::new(Rank::Leaf, VcpuTimers::default()),

@@ -61,14 +61,8 @@ impl<'a, M: FrameMem, F: EntryFormat> Linear<'a, M, F> {
         while let Some(rest) = to.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let (page, _) = rest.split_at_mut(in_page(gla.0, rest.len()));
             self.with_page(gla, access, |r, gpa| {
-                let ram = r.lookup(gpa.gfn())?.filter(|m| m.t.is_ram());
-                Ok(match ram {
-                    Some(mapping) => {
-                        self.guest.mem.copy_from(at(mapping, gpa), page);
-                        Ok(())
-                    }
-                    None => Err(Fault::NotRam(gpa)),
-                })
+                let read = r.with_ram(gpa, |at| self.guest.mem.copy_from(at, page))?;
+                Ok(read.ok_or(Fault::NotRam(gpa)))
             })
             .map_err(|fault| (done, fault))?;
             done += page.len();

@@ -46,16 +46,10 @@ impl<'a, M: FrameMem, F: EntryFormat> GuestMem<'a, M, F> {
         let (mut gpa, mut rest) = (gpa, to);
         while !rest.is_empty() {
             let (page, more) = rest.split_at_mut(in_page(gpa.0, rest.len()));
-            let is_ram = self.p2m.read(self.mem, |r| {
-                let mapping = r.lookup(gpa.gfn())?.filter(|m| m.t.is_ram());
-                if let Some(mapping) = mapping {
-                    self.mem.copy_from(at(mapping, gpa), page);
-                }
-                Ok(mapping.is_some())
+            let read = self.p2m.read(self.mem, |r| {
+                r.with_ram(gpa, |at| self.mem.copy_from(at, page))
             });
-            if !is_ram {
-                return Err(Fault::NotRam(gpa));
-            }
+            read.ok_or(Fault::NotRam(gpa))?;
             gpa = next(gpa, page.len(), more.is_empty())?;
             rest = more;
         }
@@ -179,10 +173,7 @@ impl<'a, M: FrameMem, F: EntryFormat> GuestMem<'a, M, F> {
 
     #[inline]
     fn word<V>(&self, gpa: Gpa, load: impl Fn(Maddr) -> V) -> Result<V, Fault> {
-        let v = self.p2m.read(self.mem, |r| {
-            let mapping = r.lookup(gpa.gfn())?.filter(|m| m.t.is_ram());
-            Ok(mapping.map(|mapping| load(at(mapping, gpa))))
-        });
+        let v = self.p2m.read(self.mem, |r| r.with_ram(gpa, &load));
         v.ok_or(Fault::NotRam(gpa))
     }
 }

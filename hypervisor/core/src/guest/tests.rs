@@ -374,7 +374,7 @@ fn may(regs: &PagingRegs, access: Access, us: bool, rw: bool, nx: bool) -> bool 
         (true, Access::Read) => us,
         (true, Access::Write) => us && rw,
         (true, Access::Exec) => us && !nx,
-        (false, Access::Exec) => !nx && !(us && has(cr4::SMEP)),
+        (false, Access::Exec) => !(nx || us && has(cr4::SMEP)),
         (false, _) if us && has(cr4::SMAP) && regs.rflags & 1 << 18 == 0 => false,
         (false, Access::Read) => true,
         (false, Access::Write) => rw || regs.cr0 & cr0::WP == 0,

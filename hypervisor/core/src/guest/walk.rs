@@ -6,7 +6,7 @@
 use super::Fault;
 use super::phys::{GuestMem, at};
 use crate::machine::FrameMem;
-use crate::p2m::{EntryFormat, Reader, Torn};
+use crate::p2m::{EntryFormat, NoRam, Reader, Torn};
 use x86_defs::msr::efer;
 use x86_defs::paging::{ADDR_MASK, cr0, cr4, pfec, pte};
 use xen_abi::{Gla, Gpa};
@@ -192,72 +192,106 @@ impl Paging {
             return Ok(Outcome::Fault(Fault::Address(gla)));
         }
         match self.mode {
-            Mode::Level4 => self.walk64::<3, M, F>(r, gla, access),
-            Mode::Level5 => self.walk64::<4, M, F>(r, gla, access),
+            Mode::Level4 => self.walk64(r, gla, access, self.root, 3),
+            Mode::Level5 => self.walk64(r, gla, access, self.root, 4),
             Mode::Flat => Ok(Outcome::Done(Gpa(gla.0))),
-            Mode::Pae => self.walk64::<2, M, F>(r, gla, access),
+            Mode::Pae => self.walk_pae(r, gla, access),
             Mode::Bits32 => self.walk32(r, gla, access),
         }
     }
 
-    /// Eight-byte entries; `TOP` is the level of the root, 0 that of 4 KiB pages.
-    #[inline]
-    fn walk64<const TOP: u32, M: FrameMem, F: EntryFormat>(
+    /// The four top entries of PAE have neither rights nor an accessed bit.
+    #[cold]
+    fn walk_pae<M: FrameMem, F: EntryFormat>(
         &self,
         r: &Reader<'_, M, F>,
         gla: Gla,
         access: Access,
     ) -> Result<Outcome, Torn> {
-        let (mut table, mut level) = (self.root, TOP);
+        let here = Gpa(self.root + (gla.0 >> 30) * 8);
+        match r.with_ram(here, |at| r.mem().load64(at))? {
+            None => Ok(Outcome::Fault(Fault::NotRam(here))),
+            Some(e) if e & pte::P == 0 => Ok(self.page_fault(gla, access, 0)),
+            Some(e) => self.walk64(r, gla, access, e & ADDR_MASK, 1),
+        }
+    }
+
+    /// Eight-byte entries from `table` of `level` on; level 0 maps 4 KiB pages.
+    #[inline]
+    fn walk64<M: FrameMem, F: EntryFormat>(
+        &self,
+        r: &Reader<'_, M, F>,
+        gla: Gla,
+        access: Access,
+        mut table: u64,
+        level: u32,
+    ) -> Result<Outcome, Torn> {
+        let mut shift = 12 + 9 * level;
         let (mut all, mut any) = (pte::RW | pte::US, 0);
+        // What an entry that points on looks like, if nothing is special about it.
+        let looked_at = pte::P | pte::A | pte::PS | self.reserved;
         loop {
-            let shift = 12 + 9 * level;
-            let here = Gpa(table + (gla.0 >> shift & 511) * 8);
-            let Some(ram) = r.lookup(here.gfn())?.filter(|m| m.t.is_ram()) else {
-                return Ok(Outcome::Fault(Fault::NotRam(here)));
+            let here = Gpa(table | (gla.0 >> shift & 511) << 3);
+            let e = match r.ram(here) {
+                Ok(at) => r.mem().load64(at),
+                Err(NoRam::NotRam) => return Ok(Outcome::Fault(Fault::NotRam(here))),
+                Err(NoRam::Torn) => return Err(Torn),
             };
-            let e = r.mem().load64(at(ram, here));
-            if e & pte::P == 0 {
-                return Ok(self.page_fault(gla, access, 0));
-            }
-            // PAE's four top entries have neither rights nor an accessed bit.
-            let is_bare = TOP == 2 && level == 2;
-            let is_leaf = level == 0 || (e & pte::PS != 0 && !is_bare);
-            let mut reserved = self.reserved;
-            if is_leaf && level > 0 {
-                // Pages of 512 GiB do not exist, and large ones are aligned (bit 12 is PAT).
-                reserved |= if level > 2 {
-                    pte::PS
-                } else {
-                    (1 << shift) - (1 << 13)
-                };
-            }
-            if e & reserved != 0 {
-                return Ok(self.page_fault(gla, access, pfec::P | pfec::RSVD));
-            }
-            if !is_bare {
-                all &= e;
-                any |= e;
-                if is_leaf && !self.allows(access, all, any) {
-                    return Ok(self.page_fault(gla, access, pfec::P));
-                }
-                let bits = missing(e, is_leaf, access);
-                if bits != 0 {
+            all &= e;
+            any |= e;
+            if e & looked_at != pte::P | pte::A || shift == 12 {
+                if e & pte::P != 0 && e & self.reserved == 0 && shift > 12 && e & pte::PS == 0 {
+                    // A table that was never walked.
                     return Ok(Outcome::Mark {
                         at: here,
                         entry: e,
-                        bits,
+                        bits: pte::A,
                     });
                 }
-            }
-            if is_leaf {
-                let within = (1 << shift) - 1;
-                let gpa = e & ADDR_MASK & !within | gla.0 & within;
-                return Ok(Outcome::Done(Gpa(gpa)));
+                return Ok(self.leaf64(gla, access, here, (e, all, any), shift));
             }
             table = e & ADDR_MASK;
-            level -= 1;
+            shift -= 9;
         }
+    }
+
+    /// The end of a walk: a page, or an entry that cannot be followed. `all` and `any` are the AND and
+    /// the OR of the entries.
+    #[inline]
+    fn leaf64(
+        &self,
+        gla: Gla,
+        access: Access,
+        here: Gpa,
+        (e, all, any): (u64, u64, u64),
+        shift: u32,
+    ) -> Outcome {
+        if e & pte::P == 0 {
+            return self.page_fault(gla, access, 0);
+        }
+        let reserved = match shift {
+            12 => self.reserved,
+            // Large pages are aligned (bit 12 is PAT).
+            21 | 30 => self.reserved | ((1 << shift) - (1 << 13)),
+            // There are no larger ones.
+            _ => self.reserved | pte::PS,
+        };
+        if e & reserved != 0 {
+            return self.page_fault(gla, access, pfec::P | pfec::RSVD);
+        }
+        if !self.allows(access, all, any) {
+            return self.page_fault(gla, access, pfec::P);
+        }
+        let bits = missing(e, true, access);
+        if bits != 0 {
+            return Outcome::Mark {
+                at: here,
+                entry: e,
+                bits,
+            };
+        }
+        let within = (1 << shift) - 1;
+        Outcome::Done(Gpa(e & ADDR_MASK & !within | gla.0 & within))
     }
 
     /// Four-byte entries, two levels.
@@ -272,10 +306,9 @@ impl Paging {
         let mut all = pte::RW | pte::US;
         for (shift, is_last) in [(22, false), (12, true)] {
             let here = Gpa(table + (gla.0 >> shift & 1023) * 4);
-            let Some(ram) = r.lookup(here.gfn())?.filter(|m| m.t.is_ram()) else {
+            let Some(e) = r.with_ram(here, |at| r.mem().load32(at).into())? else {
                 return Ok(Outcome::Fault(Fault::NotRam(here)));
             };
-            let e = u64::from(r.mem().load32(at(ram, here)));
             if e & pte::P == 0 {
                 return Ok(self.page_fault(gla, access, 0));
             }

@@ -1,16 +1,47 @@
-//! RDMSR and WRMSR that exit: the local APIC first, the rest by the policy in [`super::msr`].
+//! RDMSR and WRMSR that exit: the policy in [`super::msr`] decides, this executes.
 
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
 
-use super::backend::{HvmBackend, Insn};
+use xen_abi::{Gfn, Ns};
+
+use super::backend::{HvmBackend, Insn, Reg, Seg};
 use super::exit::{GP, Next, retire};
 use super::intr::Bus;
+use super::msr::{HostMsrs, MsrContext, MsrWrite};
 use super::vlapic::Effect;
 use crate::domain::vcpu::attention;
 use crate::domain::{Domain, HwVcpu, Vcpu};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
-use core::sync::atomic::Ordering;
+
+struct Context<'a, M: Machine> {
+    hv: &'a Hypervisor<M>,
+    d: &'a Domain<M>,
+    hw: &'a HwVcpu<M>,
+}
+
+impl<M: Machine> MsrContext for Context<'_, M> {
+    fn reg(&self, reg: Reg) -> u64 {
+        self.hv.machine.hvm().get(self.hw, reg)
+    }
+    fn segment_base(&self, seg: Seg) -> u64 {
+        self.hv.machine.hvm().segment(self.hw, seg).base
+    }
+    fn guest_tsc(&self) -> u64 {
+        // Offset 0 for all domains.
+        self.hv.machine.tsc()
+    }
+    fn now(&self) -> Ns {
+        self.hv.now()
+    }
+    fn is_hardware_domain(&self) -> bool {
+        self.d.is_hardware
+    }
+    fn host(&self) -> &HostMsrs {
+        &self.hv.host_msrs
+    }
+}
 
 /// Does what a register write of the local APIC asks for.
 #[inline]
@@ -47,16 +78,10 @@ pub(crate) fn read<M: Machine>(
     v: &Arc<Vcpu<M>>,
     hw: &mut HwVcpu<M>,
 ) -> Next {
-    let hvm = hv.machine.hvm();
     let number = <M::Hvm as HvmBackend>::regs(hw).rcx as u32;
-    let value = if (0x800..=0x8ff).contains(&number) {
-        v.lapic.x2apic_read(number, hv.now()).ok()
-    } else {
-        super::msr_table::read(hv, d, v, hw, number)
-    };
-    match value {
-        None => hvm.inject(hw, GP),
-        Some(val) => {
+    match v.msrs.read(number, &d.policy, &v.lapic, &Context { hv, d, hw }) {
+        Err(_) => hv.machine.hvm().inject(hw, GP),
+        Ok(val) => {
             if retire(hv, d, hw, Insn::Rdmsr) {
                 let r = <M::Hvm as HvmBackend>::regs_mut(hw);
                 (r.rax, r.rdx) = (val & 0xffff_ffff, val >> 32);
@@ -76,20 +101,49 @@ pub(crate) fn write<M: Machine>(
     let hvm = hv.machine.hvm();
     let r = <M::Hvm as HvmBackend>::regs(hw);
     let (number, value) = (r.rcx as u32, r.rdx << 32 | r.rax & 0xffff_ffff);
-    if (0x800..=0x8ff).contains(&number) {
-        match v.lapic.x2apic_write(number, value, hv.now()) {
-            Ok(e) => {
-                if retire(hv, d, hw, Insn::Wrmsr) {
-                    apic_effect(hv, d, v, hw, e);
-                }
-            }
-            Err(_) => hvm.inject(hw, GP),
-        }
-    } else if super::msr_table::write(hv, d, v, hw, number, value) {
-        retire(hv, d, hw, Insn::Wrmsr);
-    } else {
-        log::debug!("{}{} wrmsr {number:#x} <- {value:#x} refused", d.id, v.id);
+    let Ok(what) = v.msrs.write(number, value, &d.policy, &v.lapic, &Context { hv, d, hw }) else {
         hvm.inject(hw, GP);
+        return Next::Resume;
+    };
+    if let MsrWrite::HypercallPage(gfn) = what
+        && !hypercall_page(hv, d, gfn)
+    {
+        hvm.inject(hw, GP);
+        return Next::Resume;
+    }
+    if !retire(hv, d, hw, Insn::Wrmsr) {
+        return Next::Resume;
+    }
+    match what {
+        MsrWrite::Done | MsrWrite::ApicMode | MsrWrite::HypercallPage(_) => {}
+        MsrWrite::Apic(e) => apic_effect(hv, d, v, hw, e),
+        MsrWrite::Reg(reg, val) => hvm.set(hw, reg, val),
+        MsrWrite::SegmentBase(seg, base) => {
+            let mut s = hvm.segment(hw, seg);
+            s.base = base;
+            hvm.set_segment(hw, seg, s);
+        }
+        // All domains run at offset 0: the sum of jumps is kept by TSC_ADJUST and has no effect on the counter.
+        MsrWrite::TscJump(_) => {}
+        MsrWrite::Command(msr, val) => hv.machine.write_msr(msr, val),
     }
     Next::Resume
+}
+
+/// Fills the guest's hypercall page: a stub of 32 bytes for each number.
+fn hypercall_page<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> bool {
+    let Some(mfn) = super::memory::get_frame(hv, d, gfn) else { return false };
+    let mut page = [0u8; 4096];
+    let call = if d.policy.is_amd() { 0xd9 } else { 0xc1 };
+    for (n, stub) in (0u32..).zip(page.chunks_exact_mut(32)) {
+        stub[0] = 0xb8; // mov eax, n
+        stub[1..5].copy_from_slice(&n.to_le_bytes());
+        stub[5..9].copy_from_slice(&[0x0f, 0x01, call, 0xc3]);
+        if n == xen_abi::xen::__HYPERVISOR_iret {
+            stub[..2].copy_from_slice(&[0x0f, 0x0b]); // ud2
+        }
+    }
+    hv.machine.copy_to(mfn.maddr(), &page);
+    hv.mm.put(mfn);
+    true
 }

@@ -53,6 +53,7 @@ impl Account {
         self.xenheap.load(Relaxed)
     }
 
+    #[inline]
     pub(super) fn add(&self, pages: u32) -> Result<(), AllocError> {
         let max = self.max();
         self.total
@@ -83,7 +84,15 @@ impl Accounts {
     #[inline]
     pub(super) fn of(&self, d: DomId) -> &Account {
         let i = usize::from(d.0 & 0x7fff);
-        let chunk = self.0[i / CHUNK].call_once(|| Box::new([const { Account::new() }; CHUNK]));
-        &chunk[i % CHUNK]
+        let slot = &self.0[i / CHUNK];
+        match slot.get() {
+            Some(chunk) => &chunk[i % CHUNK],
+            None => &slot.call_once(Self::chunk)[i % CHUNK],
+        }
+    }
+
+    #[cold]
+    fn chunk() -> Box<[Account; CHUNK]> {
+        Box::new([const { Account::new() }; CHUNK])
     }
 }

@@ -139,6 +139,10 @@ impl Heap {
         let r = Records(info);
         let (z, o) = (zone_of(m), usize::from(order));
         let (next, prev) = r.links(m);
+        if m == self.scrub.0 {
+            // It may come back dirty.
+            self.scrub.0 = 0;
+        }
         if next == m {
             self.heads[z][o] = 0;
             self.orders[z] &= !(1 << o);

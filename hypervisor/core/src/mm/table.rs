@@ -153,7 +153,7 @@ impl FrameTable {
         }
     }
 
-    #[cold]
+    #[inline(never)]
     fn last_put(&self, mfn: Mfn, w: u64) {
         let info = self.known(mfn);
         assert!(word::count(w) == 1, "{mfn}: reference dropped twice");
@@ -179,14 +179,21 @@ impl FrameTable {
         let Some(info) = self.info(mfn) else {
             return false;
         };
-        let cleared = info.count.fetch_update(AcqRel, Relaxed, |w| {
-            (word::owner(w) == d && word::count(w) != 0 && w & word::ALLOCATED != 0)
-                .then_some(w & !word::ALLOCATED)
-        });
-        if cleared.is_ok() {
-            self.put(mfn);
+        let mut w = info.count.load(Relaxed);
+        loop {
+            if word::owner(w) != d || word::count(w) == 0 || w & word::ALLOCATED == 0 {
+                return false;
+            }
+            let left = (w & !word::ALLOCATED) - 1;
+            match info.count.compare_exchange_weak(w, left, AcqRel, Relaxed) {
+                Ok(_) => break,
+                Err(seen) => w = seen,
+            }
         }
-        cleared.is_ok()
+        if word::count(w) == 1 {
+            self.last_put(mfn, w & !word::ALLOCATED);
+        }
+        true
     }
 
     /// Takes away a frame that has no reference but `d`'s allocation reference, to give it to
@@ -297,9 +304,10 @@ impl FrameTable {
         if args.order > MAX_ORDER {
             return Err(AllocError::NoMemory);
         }
-        self.account(d).add(1 << args.order)?;
+        let account = self.account(d);
+        account.add(1 << args.order)?;
         let taken = self.take(d, args.order, args.max_addr_bits);
-        let mfn = taken.inspect_err(|_| self.account(d).sub(1 << args.order))?;
+        let mfn = taken.inspect_err(|_| account.sub(1 << args.order))?;
         self.hand_out(mem, mfn, 1 << args.order, word::allocated(d, 0), args.scrub);
         Ok(mfn)
     }
@@ -501,8 +509,12 @@ impl<M: FrameMem> FrameSource for XenFrames<'_, M> {
         let w = word::allocated(DomId::XEN, word::XENHEAP);
         for m in mfn.0..mfn.0 + (1 << order) {
             let info = self.table.known(Mfn(m));
-            let freed = info.count.compare_exchange(w, 0, AcqRel, Relaxed);
-            assert!(freed.is_ok(), "mfn {m:#x} is not the hypervisor's to free");
+            // Nobody else can hold a reference on it.
+            assert!(
+                info.count.load(Relaxed) == w,
+                "mfn {m:#x} is not the hypervisor's to free"
+            );
+            info.count.store(0, Relaxed);
             info.kind.store(0, Relaxed);
         }
         self.table.account(DomId::XEN).sub(1 << order);

@@ -294,6 +294,23 @@ fn scrubbing_ends_and_finds_every_frame() {
 }
 
 #[test]
+fn a_half_scrubbed_chunk_that_was_used_is_scrubbed_anew() {
+    let (mem, t) = world();
+    t.add_range(Mfn(8), Mfn(16));
+    for _ in 0..4 {
+        assert!(t.scrub_step(&mem));
+    }
+    let src = t.xen(&mem);
+    let chunk = src.alloc_frames(3).expect("room");
+    (8..16).for_each(|m| mem.store64(Mfn(m).maddr(), 0xbad));
+    src.free_frames(chunk, 3);
+    while t.scrub_step(&mem) {
+        t.check();
+    }
+    assert!((8..16).all(|m| mem.load64(Mfn(m).maddr()) == 0));
+}
+
+#[test]
 fn types_exclude_each_other() {
     let (mem, t) = world();
     t.add_range(Mfn(1), Mfn(FRAMES));

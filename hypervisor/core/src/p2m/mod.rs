@@ -27,6 +27,7 @@
 //! Sources: Intel SDM volume 3, 29.3 (EPT), AMD APM volume 2, 15.25 (nested paging).
 //! Missing: populate-on-demand, paging and sharing of frames, alternate views.
 
+mod edit;
 mod format;
 mod m2p;
 mod read;
@@ -34,7 +35,7 @@ mod tree;
 
 pub use format::{EntryFormat, Ept, Leaf, MemType, Npt, P2mType};
 pub use m2p::M2p;
-pub use read::{Mapping, Reader, Torn};
+pub use read::{Mapping, NoRam, Reader, Torn};
 pub use tree::{Flush, LeafLimit, Old, P2m, P2mError, Progress, Retype};
 
 #[cfg(test)]

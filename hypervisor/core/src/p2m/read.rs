@@ -6,7 +6,7 @@ use crate::machine::FrameMem;
 use crate::mm::{FrameRef, FrameTable};
 use core::cell::Cell;
 use core::sync::atomic::{Ordering, fence};
-use xen_abi::{Gfn, Maddr, Mfn};
+use xen_abi::{Gfn, Gpa, Maddr, Mfn, PAGE_SHIFT};
 
 /// Where a guest frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +29,29 @@ pub struct Reader<'a, M, F> {
     p2m: &'a P2m<F>,
     mem: &'a M,
     seq: u64,
-    /// The last leaf: entry, a gfn in it (at first one that cannot be), order. Page walks stay within one large leaf most of the time.
-    last: Cell<(u64, u64, u8)>,
+    ram: LastRam,
+}
+
+/// The last leaf of RAM: page walks stay within one large leaf most of the time.
+#[derive(Debug)]
+struct LastRam {
+    /// A gfn in it; at first one that cannot be.
+    gfn: Cell<u64>,
+    /// Bits of a gfn that select the leaf.
+    mask: Cell<u64>,
+    /// Machine address less guest-physical address.
+    delta: Cell<u64>,
+    entry: Cell<u64>,
+    order: Cell<u8>,
+}
+
+/// What a frame that cannot be reached as RAM is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRam {
+    /// Start again.
+    Torn,
+    /// Not the domain's RAM.
+    NotRam,
 }
 
 /// Attempts without the lock.
@@ -47,7 +68,45 @@ impl<F: EntryFormat> P2m<F> {
         mem: &'a M,
         mut f: impl FnMut(&Reader<'a, M, F>) -> Result<R, Torn>,
     ) -> R {
-        for _ in 0..TRIES {
+        let seq = self.seq.load(Ordering::Acquire);
+        if seq & 1 == 0 {
+            let reader = self.reader(mem, seq);
+            if let Ok(value) = f(&reader)
+                && reader.check().is_ok()
+            {
+                return value;
+            }
+        }
+        self.read_again(mem, f)
+    }
+
+    #[inline]
+    const fn reader<'a, M: FrameMem>(&'a self, mem: &'a M, seq: u64) -> Reader<'a, M, F> {
+        Reader {
+            p2m: self,
+            mem,
+            seq,
+            ram: LastRam {
+                gfn: Cell::new(u64::MAX),
+                mask: Cell::new(u64::MAX),
+                delta: Cell::new(0),
+                entry: Cell::new(0),
+                order: Cell::new(0),
+            },
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_again<'a, M: FrameMem, R>(
+        &'a self,
+        mem: &'a M,
+        mut f: impl FnMut(&Reader<'a, M, F>) -> Result<R, Torn>,
+    ) -> R {
+        let mut tries = 0;
+        loop {
+            let writers_wait = (tries >= TRIES).then(|| self.writer.lock());
+            tries += 1;
             let seq = self.seq.load(Ordering::Acquire);
             if seq & 1 == 0 {
                 let reader = self.reader(mem, seq);
@@ -57,32 +116,8 @@ impl<F: EntryFormat> P2m<F> {
                     return value;
                 }
             }
+            debug_assert!(writers_wait.is_none(), "the tree changed under its lock");
             core::hint::spin_loop();
-        }
-        self.read_locked(mem, f)
-    }
-
-    #[inline]
-    const fn reader<'a, M: FrameMem>(&'a self, mem: &'a M, seq: u64) -> Reader<'a, M, F> {
-        Reader {
-            p2m: self,
-            mem,
-            seq,
-            last: Cell::new((0, u64::MAX, 0)),
-        }
-    }
-
-    #[cold]
-    fn read_locked<'a, M: FrameMem, R>(
-        &'a self,
-        mem: &'a M,
-        mut f: impl FnMut(&Reader<'a, M, F>) -> Result<R, Torn>,
-    ) -> R {
-        let _writers_wait = self.writer.lock();
-        let reader = self.reader(mem, self.seq.load(Ordering::Acquire));
-        match f(&reader) {
-            Ok(value) => value,
-            Err(Torn) => unreachable!("the tree changed under its lock"),
         }
     }
 
@@ -135,20 +170,9 @@ impl<'a, M: FrameMem, F: EntryFormat> Reader<'a, M, F> {
     /// [`Torn`], to be handed on.
     #[inline]
     pub fn lookup(&self, gfn: Gfn) -> Result<Option<Mapping>, Torn> {
-        if gfn.0 >> 36 != 0 {
-            return Ok(None);
-        }
-        let (mut e, base, mut order) = self.last.get();
-        if (gfn.0 ^ base) >> order != 0 {
-            match self.walk(gfn)? {
-                Some(leaf) => (e, order) = leaf,
-                None => return Ok(None),
-            }
-            self.last.set((e, gfn.0, order));
-        }
-        let within = gfn.0 & ((1 << order) - 1);
-        Ok(Some(Mapping {
-            mfn: Mfn(F::mfn(e).0 | within),
+        let leaf = self.walk(gfn)?;
+        Ok(leaf.map(|(e, order)| Mapping {
+            mfn: Mfn(F::mfn(e).0 | gfn.0 & ((1 << order) - 1)),
             t: F::p2m_type(e),
             order,
         }))
@@ -157,6 +181,9 @@ impl<'a, M: FrameMem, F: EntryFormat> Reader<'a, M, F> {
     /// The leaf entry and its order. The tree stood still until it was read.
     #[inline]
     fn walk(&self, gfn: Gfn) -> Result<Option<(u64, u8)>, Torn> {
+        if gfn.0 >> 36 != 0 {
+            return Ok(None);
+        }
         let mut table = self.p2m.root();
         let mut level = 3;
         loop {
@@ -174,6 +201,54 @@ impl<'a, M: FrameMem, F: EntryFormat> Reader<'a, M, F> {
         }
     }
 
+    /// Machine address of a byte of the domain's RAM: for reading until [`Reader::check`] fails.
+    ///
+    /// # Errors
+    /// `NotRam`, or `Torn` to be handed on.
+    #[inline]
+    pub fn ram(&self, gpa: Gpa) -> Result<Maddr, NoRam> {
+        let last = &self.ram;
+        if (gpa.gfn().0 ^ last.gfn.get()) & last.mask.get() != 0 {
+            self.find_ram(gpa.gfn())?;
+        }
+        Ok(Maddr(gpa.0.wrapping_add(last.delta.get())))
+    }
+
+    /// Runs `f` on the machine address of a byte of the domain's RAM; `None` when it is not RAM.
+    ///
+    /// # Errors
+    /// [`Torn`], to be handed on.
+    #[inline]
+    pub fn with_ram<R>(&self, gpa: Gpa, f: impl FnOnce(Maddr) -> R) -> Result<Option<R>, Torn> {
+        match self.ram(gpa) {
+            Ok(at) => Ok(Some(f(at))),
+            Err(NoRam::NotRam) => Ok(None),
+            Err(NoRam::Torn) => Err(Torn),
+        }
+    }
+
+    #[inline(never)]
+    fn find_ram(&self, gfn: Gfn) -> Result<(), NoRam> {
+        let Ok(leaf) = self.walk(gfn) else {
+            return Err(NoRam::Torn);
+        };
+        let (e, order) = leaf.ok_or(NoRam::NotRam)?;
+        if !F::p2m_type(e).is_ram() {
+            return Err(NoRam::NotRam);
+        }
+        let mask = u64::MAX << order;
+        let delta = F::mfn(e)
+            .maddr()
+            .0
+            .wrapping_sub((gfn.0 & mask) << PAGE_SHIFT);
+        self.ram.gfn.set(gfn.0);
+        self.ram.mask.set(mask);
+        self.ram.delta.set(delta);
+        self.ram.entry.set(e);
+        self.ram.order.set(order);
+        Ok(())
+    }
+
     /// Looks up and takes a reference on a frame of the domain's own RAM.
     ///
     /// # Errors
@@ -184,11 +259,19 @@ impl<'a, M: FrameMem, F: EntryFormat> Reader<'a, M, F> {
         frames: &'t FrameTable,
         gfn: Gfn,
     ) -> Result<Option<(Mapping, FrameRef<'t>)>, Torn> {
-        let Some(mapping) = self.lookup(gfn)?.filter(|m| m.t.is_ram()) else {
+        if gfn.0 >> 36 != 0 {
+            return Ok(None);
+        }
+        let Some(mfn) = self.with_ram(gfn.gpa(), Maddr::mfn)? else {
             return Ok(None);
         };
-        let held = frames.get_ref(mapping.mfn, self.p2m.owner());
+        let held = frames.get_ref(mfn, self.p2m.owner());
         self.check()?;
+        let mapping = Mapping {
+            mfn,
+            t: F::p2m_type(self.ram.entry.get()),
+            order: self.ram.order.get(),
+        };
         Ok(held.map(|held| (mapping, held)))
     }
 }

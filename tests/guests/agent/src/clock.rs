@@ -1,0 +1,107 @@
+//! Time as the guest sees it.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
+
+fn nanoseconds(clock: ClockId) -> i64 {
+    let now = clock_gettime(clock);
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
+pub(crate) fn monotonic_ns() -> i64 {
+    nanoseconds(ClockId::Monotonic)
+}
+
+/// Answers every line of standard input with both clocks.
+pub(crate) fn answer() -> Result<()> {
+    println!("clocks ready");
+    for line in std::io::stdin().lines() {
+        if line?.trim() == "end" {
+            break;
+        }
+        let (monotonic, realtime) = (monotonic_ns(), nanoseconds(ClockId::Realtime));
+        println!("clocks {monotonic} {realtime};");
+    }
+    Ok(())
+}
+
+/// Runs a thread on every CPU for so many seconds. Each compares its clock with
+/// the latest reading that any of them published: a clock that lags behind
+/// another CPU's, or steps back, is caught.
+pub(crate) fn monotonic(seconds: u64) -> Result<()> {
+    let cpus = std::thread::available_parallelism()?.get();
+    let latest = AtomicI64::new(0);
+    let stop = AtomicBool::new(false);
+    let results: Vec<Result<u64>> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..cpus)
+            .map(|cpu| {
+                let (latest, stop) = (&latest, &stop);
+                scope.spawn(move || watch(cpu, latest, stop))
+            })
+            .collect();
+        std::thread::sleep(Duration::from_secs(seconds));
+        stop.store(true, Ordering::Relaxed);
+        handles
+            .into_iter()
+            .map(|handle| handle.join().unwrap_or_else(|_| bail!("a thread panicked")))
+            .collect()
+    });
+    for (cpu, result) in results.into_iter().enumerate() {
+        let readings = result.with_context(|| format!("CPU {cpu}"))?;
+        ensure!(
+            readings > 100,
+            "CPU {cpu} read its clock {readings} times only"
+        );
+    }
+    println!("monotonic on {cpus} CPUs for {seconds} s");
+    Ok(())
+}
+
+fn watch(cpu: usize, latest: &AtomicI64, stop: &AtomicBool) -> Result<u64> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).context("moving to the CPU")?;
+    let mut readings = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let before = latest.load(Ordering::SeqCst);
+        let now = monotonic_ns();
+        if now < before {
+            stop.store(true, Ordering::Relaxed);
+            bail!("the clock is {} ns behind one read earlier", before - now);
+        }
+        latest.fetch_max(now, Ordering::SeqCst);
+        readings += 1;
+    }
+    Ok(readings)
+}
+
+/// Sleeps of several lengths: never short; long by at most 250 ms, which an
+/// emulator on a loaded host needs.
+pub(crate) fn sleeps() -> Result<()> {
+    let mut worst = 0;
+    for (milliseconds, times) in [(1, 50), (10, 30), (100, 10), (1000, 3)] {
+        let asked = milliseconds * 1_000_000;
+        for _ in 0..times {
+            let start = monotonic_ns();
+            std::thread::sleep(Duration::from_nanos(asked));
+            let late = monotonic_ns() - start - i64::try_from(asked)?;
+            ensure!(
+                late >= 0,
+                "a sleep of {milliseconds} ms was {} ns short",
+                -late
+            );
+            ensure!(
+                late < 250_000_000,
+                "a sleep of {milliseconds} ms was {} ms late",
+                late / 1_000_000
+            );
+            worst = worst.max(late);
+        }
+    }
+    println!("sleeps at most {} us late", worst / 1000);
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! `agent COMMAND ARGUMENTS`: prints findings, one line each, and exits with
+//! status 0 when all was well. The harness runs it over the serial line.
+
+mod clock;
+mod disk;
+mod net;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+usage: agent disk DEVICE MIB THREADS        write, read back and verify in parallel
+       agent send ADDRESS:PORT BYTES SEED   stream to the harness
+       agent receive ADDRESS:PORT BYTES SEED
+       agent monotonic SECONDS              clocks of all CPUs never step back
+       agent sleeps                         sleeps are neither short nor long
+       agent clocks                         answers each line with CLOCK_MONOTONIC and
+                                            CLOCK_REALTIME in ns, until a line says end";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<()> {
+    match *words {
+        ["disk", device, mib, threads] => disk::exercise(device, mib.parse()?, threads.parse()?),
+        ["send", server, bytes, seed] => net::send(server, bytes.parse()?, seed.parse()?),
+        ["receive", server, bytes, seed] => net::receive(server, bytes.parse()?, seed.parse()?),
+        ["monotonic", seconds] => clock::monotonic(seconds.parse()?),
+        ["sleeps"] => clock::sleeps(),
+        ["clocks"] => clock::answer(),
+        _ => bail!("{HELP}"),
+    }
+}

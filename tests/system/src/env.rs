@@ -1,0 +1,155 @@
+//! What every group needs: images, kernels, and boots put together from them.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use boot_image::kernel::Kernel;
+use boot_image::{Layout, grub, initrd};
+use harness::{Boot, Firmware, Machine, Session, Start};
+
+/// The two stock kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Linux {
+    /// Debian 13's.
+    V6_12,
+    /// Debian 12's.
+    V6_1,
+}
+
+/// Images and kernels, found or made once.
+pub(crate) struct Env {
+    pub(crate) layout: Layout,
+    /// Run the checks on bare Linux.
+    pub(crate) native: bool,
+    new: (Kernel, PathBuf),
+    old: (Kernel, PathBuf),
+}
+
+/// How dom0 is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Dom0 {
+    /// Which kernel.
+    pub(crate) linux: Linux,
+    /// The packaged bzImage instead of the ELF unpacked from it.
+    pub(crate) packed: bool,
+    /// The hypervisor's options.
+    pub(crate) options: String,
+    /// More words for the kernel's command line.
+    pub(crate) arguments: String,
+    /// Start from an ISO by this firmware instead of QEMU's loader.
+    pub(crate) firmware: Option<Firmware>,
+}
+
+impl Default for Dom0 {
+    fn default() -> Self {
+        Self {
+            linux: Linux::V6_12,
+            packed: false,
+            options: String::new(),
+            arguments: String::new(),
+            firmware: None,
+        }
+    }
+}
+
+impl Env {
+    /// Fetches kernels and makes the initramfs images where they are missing.
+    pub(crate) fn new(native: bool) -> Result<Self> {
+        let layout = Layout::new()?;
+        let agent = layout.build().join("agent");
+        ensure!(
+            agent.exists(),
+            "no {}: run ./radon test, which builds it",
+            agent.display()
+        );
+        let with_initrd = |version: &str| -> Result<_> {
+            let kernel = Kernel::fetch(&layout, version)?;
+            let initrd = initrd::test(&layout, &kernel, Some(&agent))?;
+            Ok((kernel, initrd))
+        };
+        let (new, old) = (with_initrd("6.12")?, with_initrd("6.1")?);
+        Ok(Self {
+            layout,
+            native,
+            new,
+            old,
+        })
+    }
+
+    /// A machine of `tests/machines`.
+    pub(crate) fn machine(&self, name: &str) -> Result<Machine> {
+        Machine::load(self.layout.top(), name)
+    }
+
+    /// Kernel and test initramfs.
+    pub(crate) fn linux(&self, linux: Linux) -> &(Kernel, PathBuf) {
+        match linux {
+            Linux::V6_12 => &self.new,
+            Linux::V6_1 => &self.old,
+        }
+    }
+
+    /// The hypervisor by QEMU's loader with these modules.
+    pub(crate) fn direct(&self, options: &str, modules: Vec<(PathBuf, String)>) -> Start {
+        Start::Direct {
+            image: self.layout.radon32_elf(),
+            options: format!("console=com1 loglvl=all {options}")
+                .trim()
+                .to_owned(),
+            modules,
+        }
+    }
+
+    /// A boot of dom0 on `machine`; `group` is what repeats it.
+    pub(crate) fn dom0(
+        &self,
+        group: &str,
+        name: &str,
+        machine: Machine,
+        dom0: &Dom0,
+    ) -> Result<Boot> {
+        let (kernel, initrd) = self.linux(dom0.linux);
+        let image = if dom0.packed {
+            kernel.vmlinuz()
+        } else {
+            kernel.vmlinux()
+        };
+        let full = format!("{group}-{name}");
+        let start = if self.native {
+            Start::Native {
+                kernel: image,
+                initrd: initrd.clone(),
+                arguments: format!("console=ttyS0 {}", dom0.arguments)
+                    .trim()
+                    .to_owned(),
+            }
+        } else {
+            let arguments = format!("console=hvc0 {}", dom0.arguments).trim().to_owned();
+            let modules = vec![(image, arguments), (initrd.clone(), String::new())];
+            match dom0.firmware {
+                None => self.direct(&dom0.options, modules),
+                Some(firmware) => {
+                    let iso = self.layout.build().join(format!("test-{full}.iso"));
+                    let entry = grub::Entry {
+                        title: full.clone(),
+                        options: format!("console=com1 loglvl=all {}", dom0.options)
+                            .trim()
+                            .to_owned(),
+                        modules,
+                    };
+                    grub::make_iso(&self.layout, &iso, &[entry]).context("the test's ISO")?;
+                    Start::Iso { iso, firmware }
+                }
+            }
+        };
+        let mut boot = Boot::new(&full, machine, start);
+        let native = if self.native { "--native " } else { "" };
+        boot.repeat = format!("./radon test {native}{group}");
+        Ok(boot)
+    }
+
+    /// Starts a boot.
+    pub(crate) fn start(&self, boot: Boot) -> Result<Session> {
+        Session::start(&self.layout, boot)
+    }
+}

@@ -1,0 +1,131 @@
+//! The list of groups.
+
+mod boots;
+mod devices;
+mod refusals;
+mod time;
+
+use anyhow::Result;
+use harness::Report;
+
+use crate::env::Env;
+
+/// When a group runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Suite {
+    /// In the test command.
+    Short,
+    /// In the long suite only.
+    Long,
+}
+
+impl Suite {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Short => "test",
+            Self::Long => "long",
+        }
+    }
+}
+
+/// A named family of checks.
+pub(crate) struct Group {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) suite: Suite,
+    /// Makes sense without a hypervisor.
+    pub(crate) native: bool,
+    pub(crate) run: fn(&Env, &mut Report) -> Result<()>,
+}
+
+const fn short(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Env, &mut Report) -> Result<()>,
+) -> Group {
+    Group {
+        name,
+        about,
+        suite: Suite::Short,
+        native: false,
+        run,
+    }
+}
+
+const fn long(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Env, &mut Report) -> Result<()>,
+) -> Group {
+    Group {
+        name,
+        about,
+        suite: Suite::Long,
+        native: false,
+        run,
+    }
+}
+
+const fn native(group: Group) -> Group {
+    Group {
+        native: true,
+        ..group
+    }
+}
+
+/// Every group, in the order in which they run.
+pub(crate) const GROUPS: &[Group] = &[
+    native(short(
+        "dom0",
+        "SVM: Debian 13 as dom0, 2 vCPUs on 2 CPUs",
+        boots::dom0,
+    )),
+    short(
+        "vcpus",
+        "SVM: both kernels, a few vCPU and CPU counts",
+        boots::vcpus_short,
+    ),
+    long(
+        "vcpus-all",
+        "SVM: both kernels with 1, 2 and 4 vCPUs on 1 and 2 CPUs",
+        boots::vcpus_all,
+    ),
+    short("endings", "SVM: reboot and a crashed dom0", boots::endings),
+    native(short(
+        "devices",
+        "SVM: disks and network cards by MSI and MSI-X",
+        devices::msi,
+    )),
+    native(short(
+        "intx",
+        "SVM: disks and network cards by INTx",
+        devices::intx,
+    )),
+    native(long(
+        "load",
+        "SVM: a NIC and a disk under load together for a minute",
+        devices::load,
+    )),
+    native(short("time", "SVM: drift, steps, sleeps", time::time)),
+    short(
+        "firmware",
+        "SVM: GRUB on BIOS and on UEFI, packed kernels",
+        boots::firmware,
+    ),
+    native(short(
+        "memory",
+        "SVM: 512 MB and 6 GB machines, a dom0 with 256 MB",
+        boots::memory,
+    )),
+    short(
+        "refusals",
+        "SVM: what cannot work is refused in one clear line",
+        refusals::refusals,
+    ),
+    short("bochs", "VMX: Debian 13 as dom0 on 1 CPU", boots::bochs_one),
+    long(
+        "bochs-smp",
+        "VMX: Debian 13 as dom0 on 2 CPUs",
+        boots::bochs_two,
+    ),
+];
