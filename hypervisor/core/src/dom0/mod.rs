@@ -1,1 +1,4 @@
 //! Builds the direct-mapped PVH dom0.
+
+pub mod acpi;
+pub mod memory_map;
