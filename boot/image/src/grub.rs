@@ -7,9 +7,21 @@ use anyhow::{Context, Result};
 
 use crate::{Layout, elf32, step};
 
-/// A menu entry that starts the hypervisor.
+/// What a menu entry starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loads {
+    /// The hypervisor, with its options and all modules.
+    Radon,
+    /// The first module, a bzImage, with the second as its initramfs: what the
+    /// hypervisor is measured by.
+    Linux,
+}
+
+/// A menu entry.
 #[derive(Clone, Debug)]
 pub struct Entry {
+    /// What it starts.
+    pub loads: Loads,
     /// Title in the menu.
     pub title: String,
     /// The hypervisor's command line.
@@ -30,16 +42,25 @@ pub fn config(entries: &[Entry]) -> String {
             "menuentry \"{}\" {{\n",
             entry.title.replace('"', "'")
         ));
-        // GRUB hands over the words after the file name only.
-        text.push_str(&format!(
-            "    multiboot2 /boot/radon.elf {}\n",
-            escape(&entry.options)
-        ));
-        for (module, (_, arguments)) in entry.modules.iter().enumerate() {
-            text.push_str(&format!(
-                "    module2 --nounzip /boot/{index}/{module} {}\n",
-                escape(arguments)
-            ));
+        let file = |module: usize| format!("/boot/{index}/{module}");
+        match entry.loads {
+            Loads::Radon => {
+                let options = escape(&entry.options);
+                text.push_str(&format!("    multiboot2 /boot/radon.elf {options}\n"));
+                for (module, (_, arguments)) in entry.modules.iter().enumerate() {
+                    let words = escape(arguments);
+                    text.push_str(&format!("    module2 --nounzip {} {words}\n", file(module)));
+                }
+            }
+            Loads::Linux => {
+                let words = entry.modules.first().map_or("", |module| &module.1);
+                text.push_str(&format!(
+                    "    linux {} {}\n    initrd {}\n",
+                    file(0),
+                    escape(words),
+                    file(1)
+                ));
+            }
         }
         text.push_str("    boot\n}\n");
     }
@@ -65,9 +86,11 @@ pub fn make_iso(layout: &Layout, iso: &Path, entries: &[Entry]) -> Result<()> {
         std::fs::remove_dir_all(&tree)?;
     }
     std::fs::create_dir_all(tree.join("boot/grub"))?;
-    let elf = std::fs::read(layout.radon_elf())
-        .with_context(|| format!("reading {}", layout.radon_elf().display()))?;
-    std::fs::write(tree.join("boot/radon.elf"), elf32::strip(&elf)?)?;
+    if entries.iter().any(|entry| entry.loads == Loads::Radon) {
+        let elf = std::fs::read(layout.radon_elf())
+            .with_context(|| format!("reading {}", layout.radon_elf().display()))?;
+        std::fs::write(tree.join("boot/radon.elf"), elf32::strip(&elf)?)?;
+    }
     for (index, entry) in entries.iter().enumerate() {
         let dir = tree.join("boot").join(index.to_string());
         std::fs::create_dir_all(&dir)?;
@@ -100,6 +123,7 @@ mod tests {
     #[test]
     fn entries_keep_modules_in_order_and_quote_for_grub() {
         let text = config(&[Entry {
+            loads: Loads::Radon,
             title: "dom0".into(),
             options: "console=com1 dom0_mem=512M,max:1G".into(),
             modules: vec![

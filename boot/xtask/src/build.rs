@@ -87,6 +87,7 @@ pub(crate) fn all(layout: &Layout) -> Result<()> {
     let kernel = Kernel::fetch(layout, "6.12")?;
     let initrd = initrd::dom0(layout, &kernel)?;
     let entry = |title: &str, options: &str| grub::Entry {
+        loads: grub::Loads::Radon,
         title: title.to_owned(),
         options: options.to_owned(),
         modules: vec![

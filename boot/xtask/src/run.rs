@@ -87,6 +87,7 @@ pub(crate) fn run(layout: &Layout, arguments: &[String]) -> Result<()> {
     } else if wishes.uefi {
         let iso = layout.build().join("run.iso");
         let entry = grub::Entry {
+            loads: grub::Loads::Radon,
             title: "dom0".into(),
             options,
             modules,

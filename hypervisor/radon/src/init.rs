@@ -8,7 +8,7 @@ use guest_image::memory::MemoryType;
 use guest_image::multiboot::BootInfo;
 use radon_core::cmdline;
 use radon_core::cpu_policy::CpuidTable;
-use radon_core::dom0::acpi_tables::HostTable;
+use radon_core::dom0::acpi::HostTable;
 use radon_core::dom0::build::{self, HostIoApic, Input};
 use radon_core::domain::DomainTable;
 use radon_core::hvm::backend::HvmBackend;
@@ -302,6 +302,7 @@ extern "C" fn boot_main(magic: u32, info: u32) -> ! {
         options,
         power,
         low_page,
+        leaf_limit: if cpu::cpuid(0x8000_0001, 0).edx & 1 << 26 != 0 { LeafLimit::G1 } else { LeafLimit::M2 },
     };
     let ids = |l, s| {
         let r = cpu::cpuid(l, s);
@@ -323,7 +324,9 @@ extern "C" fn boot_main(magic: u32, info: u32) -> ! {
             Svm::new(caps, &src, count, || percpu::this().id()).unwrap_or_else(|| too_little());
         go(boot, svm, Svm::enable_cpu, &SVM_CELL)
     } else {
+        let mut boot = boot;
         let caps = VmxCaps::detect(&ids, &rdmsr).unwrap_or_else(|e| fatal::refuse(&e));
+        boot.leaf_limit = if caps.ept_1g { LeafLimit::G1 } else { LeafLimit::M2 };
         log::info!("VMX: EPT, unrestricted guest, VPID");
         let vmx =
             Vmx::new(caps, &src, count, || percpu::this().id()).unwrap_or_else(|| too_little());
@@ -348,6 +351,7 @@ struct Boot {
     options: cmdline::Options<'static>,
     power: Power,
     low_page: u64,
+    leaf_limit: LeafLimit,
 }
 
 type Cell<B> = Once<&'static Hypervisor<X86<B>>>;
@@ -599,11 +603,7 @@ fn build_dom0<B: HvmBackend>(
         .found
         .tables
         .iter()
-        .map(|t| HostTable {
-            signature: t.signature,
-            at: t.at.0,
-            bytes: t.bytes,
-        })
+        .map(|t| HostTable { maddr: t.at.0, bytes: t.bytes })
         .collect();
     let ioapics: Vec<HostIoApic> = ioapic::list()
         .iter()
@@ -653,11 +653,7 @@ fn build_dom0<B: HvmBackend>(
     if let Some(p) = boot.found.pm_timer {
         ports.push((p, p + 3));
     }
-    let leaf_limit = if cpu::cpuid(0x8000_0001, 0).edx & 1 << 26 != 0 {
-        LeafLimit::G1
-    } else {
-        LeafLimit::M2
-    };
+    let leaf_limit = boot.leaf_limit;
     let input = Input {
         memory: MAP.get().map_or(&[], |m| m.as_slice()),
         kernel: bytes,
@@ -668,6 +664,7 @@ fn build_dom0<B: HvmBackend>(
         host_cpuid: &host,
         ioapics: &ioapics,
         ecam,
+        rsdp: &boot.found.rsdp,
         tables: &tables,
         owned,
         ports: &ports,

@@ -115,31 +115,37 @@ impl Env {
             kernel.vmlinux()
         };
         let full = format!("{group}-{name}");
-        let start = if self.native {
-            Start::Native {
+        let console = if self.native { "ttyS0" } else { "hvc0" };
+        let arguments = format!("console={console} {}", dom0.arguments)
+            .trim()
+            .to_owned();
+        let start = match (self.native, dom0.firmware) {
+            (true, None) => Start::Native {
                 kernel: image,
                 initrd: initrd.clone(),
-                arguments: format!("console=ttyS0 {}", dom0.arguments)
-                    .trim()
-                    .to_owned(),
-            }
-        } else {
-            let arguments = format!("console=hvc0 {}", dom0.arguments).trim().to_owned();
-            let modules = vec![(image, arguments), (initrd.clone(), String::new())];
-            match dom0.firmware {
-                None => self.direct(&dom0.options, modules),
-                Some(firmware) => {
-                    let iso = self.layout.build().join(format!("test-{full}.iso"));
-                    let entry = grub::Entry {
-                        title: full.clone(),
-                        options: format!("console=com1 loglvl=all {}", dom0.options)
-                            .trim()
-                            .to_owned(),
-                        modules,
-                    };
-                    grub::make_iso(&self.layout, &iso, &[entry]).context("the test's ISO")?;
-                    Start::Iso { iso, firmware }
-                }
+                arguments,
+            },
+            (false, None) => self.direct(
+                &dom0.options,
+                vec![(image, arguments), (initrd.clone(), String::new())],
+            ),
+            (native, Some(firmware)) => {
+                let iso = self.layout.build().join(format!("test-{full}.iso"));
+                let image = if native { kernel.vmlinuz() } else { image };
+                let entry = grub::Entry {
+                    loads: if native {
+                        grub::Loads::Linux
+                    } else {
+                        grub::Loads::Radon
+                    },
+                    title: full.clone(),
+                    options: format!("console=com1 loglvl=all {}", dom0.options)
+                        .trim()
+                        .to_owned(),
+                    modules: vec![(image, arguments), (initrd.clone(), String::new())],
+                };
+                grub::make_iso(&self.layout, &iso, &[entry]).context("the test's ISO")?;
+                Start::Iso { iso, firmware }
             }
         };
         let mut boot = Boot::new(&full, machine, start);

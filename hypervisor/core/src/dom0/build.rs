@@ -19,7 +19,7 @@ use guest_image::start_info::{GuestModule, StartInfo};
 use spin::Once;
 use xen_abi::{DomId, Gpa, Gsi, Maddr, Mfn, VcpuId};
 
-use super::acpi_tables;
+use super::acpi::{AcpiSource, AcpiTables, HostTable, IoApicEntry, ProcessorEntries};
 use crate::cpu_policy::{CpuPolicy, CpuidTable, GuestKind, Settings};
 use crate::domain::{Domain, RUNNING, Vcpu, no_params};
 use crate::evtchn::EvtchnTable;
@@ -68,8 +68,10 @@ pub struct Input<'a> {
     pub ioapics: &'a [HostIoApic],
     /// ECAM windows.
     pub ecam: Vec<Ecam>,
-    /// ACPI tables.
-    pub tables: &'a [acpi_tables::HostTable<'a>],
+    /// The host's RSDP.
+    pub rsdp: &'a [u8],
+    /// ACPI tables: the root first.
+    pub tables: &'a [HostTable<'a>],
     /// Device frames that stay with the hypervisor.
     pub owned: Vec<Range<u64>>,
     /// Ports that stay with the hypervisor.
@@ -317,8 +319,25 @@ pub fn build<M: Machine>(hv: &Hypervisor<M>, input: Input<'_>) -> Result<Arc<Dom
     };
     let acpi_at = area(0x10000, kernel_end)
         .ok_or("dom0 has no RAM below 1 GiB for its tables: raise dom0_mem")?;
-    let acpi = acpi_tables::build(input.tables, acpi_at, input.vcpus, input.ioapics)?;
-    if acpi.bytes.len() > 0xf000 {
+    let io_apics: Vec<IoApicEntry> = input
+        .ioapics
+        .iter()
+        .map(|i| IoApicEntry { id: i.id, address: i.address as u32, gsi_base: i.gsi_base })
+        .collect();
+    let (root, tables) = input.tables.split_first().ok_or("the machine has no ACPI tables: enable ACPI in the firmware")?;
+    let source = AcpiSource {
+        rsdp: input.rsdp,
+        root: *root,
+        tables,
+        io_apics: &io_apics,
+        vcpus: input.vcpus,
+        processors: ProcessorEntries::X2Apic,
+    };
+    let acpi = AcpiTables::build(&source, acpi_at).map_err(|e| format!("dom0: {e}"))?;
+    for t in &acpi.left_out {
+        log::warn!("ACPI table {} at {:#x} is damaged ({:?}): hidden from dom0", t.signature, t.maddr, t.damage);
+    }
+    if acpi.bytes.len() > 0x10000 {
         return Err(String::from("the ACPI tables name too many CPUs"));
     }
     hv.machine.copy_to(Maddr(acpi_at), &acpi.bytes);
@@ -342,7 +361,7 @@ pub fn build<M: Machine>(hv: &Hypervisor<M>, input: Input<'_>) -> Result<Arc<Dom
         paddr: info_at,
         flags: xen_abi::xen::SIF_PRIVILEGED | xen_abi::xen::SIF_INITDOMAIN,
         command_line: input.command_line,
-        rsdp_paddr: acpi.rsdp,
+        rsdp_paddr: acpi_at,
         modules: &modules,
         memory: &map,
     };

@@ -1,4 +1,5 @@
 //! Builds the direct-mapped PVH dom0.
 
-pub mod acpi_tables;
+pub mod acpi;
 pub mod build;
+pub mod memory_map;

@@ -257,7 +257,8 @@ pub trait HvmBackend: Sized + Send + Sync + 'static {
 
     // Life cycle.
 
-    /// Bitmaps that trap everything; `root` is the top nested page table.
+    /// Bitmaps that trap everything but the MSRs that the hardware or `load` switches anyway
+    /// (segment bases, SYSCALL and SYSENTER MSRs); `root` is the top nested page table.
     fn new_domain(&self, frames: &dyn FrameSource, root: Mfn) -> Option<Self::Domain>;
     /// Gives the frames back.
     fn free_domain(&self, d: Self::Domain, frames: &dyn FrameSource);
@@ -290,7 +291,8 @@ pub trait HvmBackend: Sized + Send + Sync + 'static {
     fn retire(&self, v: &mut Self::Vcpu, next_rip: u64);
     /// What the guest's TSC adds to the host's.
     fn set_tsc_offset(&self, v: &mut Self::Vcpu, offset: u64);
-    /// Extended state as the hardware holds it (XSAVE format), for save and restore; empty when not loaded yet.
+    /// Extended state as the hardware holds it (XSAVE format), for save and restore.
+    /// Current only while the vCPU is not loaded; what is written is sanitised at the next load.
     fn xsave_area(v: &mut Self::Vcpu) -> &mut [u8];
 
     // Events.
@@ -331,4 +333,13 @@ pub trait HvmBackend: Sized + Send + Sync + 'static {
 
     /// Enters the guest. Called and returns with interrupts off; the vCPU is loaded.
     fn run(&self, v: &mut Self::Vcpu) -> Exit;
+
+    /// Writes all that the hardware holds of `v`, for the debug keys and crash reports.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    fn dump(&self, v: &Self::Vcpu, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        writeln!(out, "{:x?}", Self::regs(v))
+    }
 }

@@ -6,6 +6,15 @@
 
 use core::arch::asm;
 
+use x86_defs::cpuid::Regs;
+
+/// CPUID.
+#[must_use]
+pub(crate) fn cpuid(leaf: u32, sub: u32) -> Regs {
+    let r = core::arch::x86_64::__cpuid_count(leaf, sub);
+    Regs::new(r.eax, r.ebx, r.ecx, r.edx)
+}
+
 /// Reads an MSR that exists on this CPU.
 #[inline]
 #[must_use]

@@ -3,6 +3,7 @@
 
 mod clock;
 mod disk;
+mod hostile;
 mod net;
 
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ usage: agent disk DEVICE MIB THREADS        write, read back and verify in paral
        agent receive ADDRESS:PORT BYTES SEED
        agent monotonic SECONDS              clocks of all CPUs never step back
        agent sleeps                         sleeps are neither short nor long
+       agent hypercalls | msrs | cpuid | ports   misbehave
        agent clocks                         answers each line with CLOCK_MONOTONIC and
                                             CLOCK_REALTIME in ns, until a line says end";
 
@@ -37,6 +39,10 @@ fn run(words: &[&str]) -> Result<()> {
         ["receive", server, bytes, seed] => net::receive(server, bytes.parse()?, seed.parse()?),
         ["monotonic", seconds] => clock::monotonic(seconds.parse()?),
         ["sleeps"] => clock::sleeps(),
+        ["hypercalls"] => hostile::hypercalls(),
+        ["msrs"] => hostile::msrs(),
+        ["cpuid"] => hostile::cpuid(),
+        ["ports"] => hostile::ports(),
         ["clocks"] => clock::answer(),
         _ => bail!("{HELP}"),
     }

@@ -7,7 +7,7 @@ use crate::env::{Dom0, Env, Linux};
 use crate::userland::Userland;
 
 /// Seconds to userland on a machine of speed 1, several times what is needed.
-const BOOT: u64 = 180;
+pub(crate) const BOOT: u64 = 180;
 
 /// Boots, checks identity, powers off.
 fn full(

@@ -5,9 +5,9 @@ use harness::netserver::NetServer;
 use harness::{Boot, Card, Disk, DiskBus, Report};
 
 use crate::env::{Dom0, Env};
+use crate::groups::boots::BOOT;
 use crate::userland::Userland;
 
-const BOOT: u64 = 180;
 /// Bytes that each card moves each way.
 const STREAM: u64 = 64 << 20;
 /// MiB written and verified on each disk.

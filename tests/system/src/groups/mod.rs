@@ -2,6 +2,7 @@
 
 mod boots;
 mod devices;
+mod hostile;
 mod refusals;
 mod time;
 
@@ -107,22 +108,36 @@ pub(crate) const GROUPS: &[Group] = &[
         devices::load,
     )),
     native(short("time", "SVM: drift, steps, sleeps", time::time)),
-    short(
+    native(short(
         "firmware",
         "SVM: GRUB on BIOS and on UEFI, packed kernels",
         boots::firmware,
-    ),
+    )),
     native(short(
         "memory",
         "SVM: 512 MB and 6 GB machines, a dom0 with 256 MB",
         boots::memory,
     )),
     short(
+        "hostile",
+        "SVM: dom0 misbehaves, the hypervisor stays",
+        hostile::svm,
+    ),
+    long(
+        "hostile-bochs",
+        "VMX: dom0 misbehaves, the hypervisor stays",
+        hostile::vmx,
+    ),
+    short(
         "refusals",
         "SVM: what cannot work is refused in one clear line",
         refusals::refusals,
     ),
-    short("bochs", "VMX: Debian 13 as dom0 on 1 CPU", boots::bochs_one),
+    native(short(
+        "bochs",
+        "VMX: Debian 13 as dom0 on 1 CPU",
+        boots::bochs_one,
+    )),
     long(
         "bochs-smp",
         "VMX: Debian 13 as dom0 on 2 CPUs",

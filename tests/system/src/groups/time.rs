@@ -6,9 +6,9 @@ use anyhow::{Result, ensure};
 use harness::Report;
 
 use crate::env::{Dom0, Env};
+use crate::groups::boots::BOOT;
 use crate::userland::Userland;
 
-const BOOT: u64 = 180;
 /// Parts per million that dom0's clock may drift.
 const DRIFT: f64 = 500.0;
 

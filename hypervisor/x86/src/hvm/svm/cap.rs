@@ -3,8 +3,8 @@
 use x86_defs::cpuid::Regs;
 use x86_defs::msr::{VM_CR, vm_cr};
 
-use crate::hvm::Refusal;
 use crate::hvm::xstate::XstateCaps;
+use crate::hvm::{Refusal, host};
 
 const LEAF_SVM: u32 = 0x8000_000a;
 
@@ -39,6 +39,15 @@ pub struct SvmCaps {
 }
 
 impl SvmCaps {
+    /// [`SvmCaps::detect`] on the CPU that runs this.
+    ///
+    /// # Errors
+    ///
+    /// Says what is missing.
+    pub fn probe() -> Result<Self, Refusal> {
+        Self::detect(&host::cpuid, &host::rdmsr)
+    }
+
     /// Reads them from CPUID and, when SVM is there, from `VM_CR`.
     ///
     /// # Errors

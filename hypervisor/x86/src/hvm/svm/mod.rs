@@ -112,79 +112,6 @@ impl Svm {
     fn cpu(&self) -> &Cpu {
         &self.cpus[(self.this_cpu)().0 as usize]
     }
-
-    /// Writes the whole state of a vCPU, for the debug keys.
-    ///
-    /// # Errors
-    ///
-    /// Those of `out`.
-    pub fn dump(&self, v: &SvmVcpu, out: &mut dyn Write) -> fmt::Result {
-        let (control, save) = (&v.vmcb().control, &v.vmcb().save);
-        writeln!(
-            out,
-            "VMCB {:#x}: exit {:#x} info {:#x} {:#x} intinfo {:#x} nrip {:#x}",
-            v.vmcb_pa,
-            control.exit_code,
-            control.exit_info1,
-            control.exit_info2,
-            control.exit_int_info,
-            control.nrip
-        )?;
-        writeln!(
-            out,
-            " intercepts cr {:#x} dr {:#x} excp {:#x} {:#x} {:#x}; asid {} tlb {} vintr {:#x} shadow {} inj {:#x}",
-            control.intercept_cr,
-            control.intercept_dr,
-            control.intercept_excp,
-            control.intercept1,
-            control.intercept2,
-            control.asid,
-            control.tlb_control,
-            control.vintr,
-            control.interrupt_shadow,
-            control.event_inj
-        )?;
-        writeln!(
-            out,
-            " iopm {:#x} msrpm {:#x} ncr3 {:#x} tsc_offset {:#x} clean {:#x} nmi {:?}",
-            control.iopm_base_pa,
-            control.msrpm_base_pa,
-            control.n_cr3,
-            control.tsc_offset,
-            control.clean,
-            v.nmi
-        )?;
-        writeln!(
-            out,
-            " rip {:#x} rflags {:#x} cpl {}",
-            save.rip, save.rflags, save.cpl
-        )?;
-        writeln!(
-            out,
-            " cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x} dr6 {:#x} dr7 {:#x} pat {:#x}",
-            save.cr0, save.cr2, save.cr3, save.cr4, save.efer, save.dr6, save.dr7, save.g_pat
-        )?;
-        writeln!(out, " {:x?}", v.regs)?;
-        for s in SEGMENTS {
-            let seg = self.read_segment(v, s);
-            writeln!(
-                out,
-                " {s:?} sel {:#06x} ar {:#07x} limit {:#x} base {:#x}",
-                seg.sel, seg.ar, seg.limit, seg.base
-            )?;
-        }
-        writeln!(
-            out,
-            " star {:#x} lstar {:#x} sfmask {:#x} kgs {:#x} sysenter {:#x} {:#x} {:#x}",
-            save.star,
-            save.lstar,
-            save.sfmask,
-            save.kernel_gs_base,
-            save.sysenter_cs,
-            save.sysenter_esp,
-            save.sysenter_eip
-        )
-    }
 }
 
 impl HvmBackend for Svm {
@@ -363,5 +290,73 @@ impl HvmBackend for Svm {
                 return exit;
             }
         }
+    }
+
+    fn dump(&self, v: &SvmVcpu, out: &mut dyn Write) -> fmt::Result {
+        let (control, save) = (&v.vmcb().control, &v.vmcb().save);
+        writeln!(
+            out,
+            "VMCB {:#x}: exit {:#x} info {:#x} {:#x} intinfo {:#x} nrip {:#x}",
+            v.vmcb_pa,
+            control.exit_code,
+            control.exit_info1,
+            control.exit_info2,
+            control.exit_int_info,
+            control.nrip
+        )?;
+        writeln!(
+            out,
+            " intercepts cr {:#x} dr {:#x} excp {:#x} {:#x} {:#x}; asid {} tlb {} vintr {:#x} shadow {} inj {:#x}",
+            control.intercept_cr,
+            control.intercept_dr,
+            control.intercept_excp,
+            control.intercept1,
+            control.intercept2,
+            control.asid,
+            control.tlb_control,
+            control.vintr,
+            control.interrupt_shadow,
+            control.event_inj
+        )?;
+        writeln!(
+            out,
+            " iopm {:#x} msrpm {:#x} ncr3 {:#x} tsc_offset {:#x} clean {:#x} nmi {:?}",
+            control.iopm_base_pa,
+            control.msrpm_base_pa,
+            control.n_cr3,
+            control.tsc_offset,
+            control.clean,
+            v.nmi
+        )?;
+        writeln!(
+            out,
+            " rip {:#x} rflags {:#x} cpl {}",
+            save.rip, save.rflags, save.cpl
+        )?;
+        writeln!(
+            out,
+            " cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x} dr6 {:#x} dr7 {:#x} pat {:#x}",
+            save.cr0, save.cr2, save.cr3, save.cr4, save.efer, save.dr6, save.dr7, save.g_pat
+        )?;
+        writeln!(out, " {:x?}", v.regs)?;
+        for s in SEGMENTS {
+            let seg = self.read_segment(v, s);
+            writeln!(
+                out,
+                " {s:?} sel {:#06x} ar {:#07x} limit {:#x} base {:#x}",
+                seg.sel, seg.ar, seg.limit, seg.base
+            )?;
+        }
+        writeln!(
+            out,
+            " star {:#x} lstar {:#x} sfmask {:#x} kgs {:#x} sysenter {:#x} {:#x} {:#x}",
+            save.star,
+            save.lstar,
+            save.sfmask,
+            save.kernel_gs_base,
+            save.sysenter_cs,
+            save.sysenter_esp,
+            save.sysenter_eip
+        )
     }
 }

@@ -69,7 +69,8 @@ fn slot_mut(save: &mut SaveArea, s: Seg) -> &mut VmcbSegment {
 }
 
 impl Svm {
-    /// Reads a register.
+    /// Reads a register. Inlined, because `r` is nearly always a constant.
+    #[inline(always)]
     pub(super) fn read_reg(&self, v: &SvmVcpu, r: Reg) -> u64 {
         let save = &v.vmcb().save;
         match r {

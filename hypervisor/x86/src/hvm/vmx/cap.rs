@@ -4,8 +4,8 @@ use x86_defs::cpuid::Regs;
 use x86_defs::msr::{self, feature_control, vmx_basic, vmx_ept_vpid_cap as ept_cap};
 use x86_defs::vmcs::{entry_ctl, exit_ctl, pin, primary, secondary};
 
-use crate::hvm::Refusal;
 use crate::hvm::xstate::XstateCaps;
+use crate::hvm::{Refusal, host};
 
 /// Controls that every guest runs with, and what else the machine offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,15 @@ const fn refuse(missing: &'static str, remedy: &'static str) -> Refusal {
 const NEWER_CPU: &str = "use an Intel CPU from Westmere (2010) on, or a CPU model that has it";
 
 impl VmxCaps {
+    /// [`VmxCaps::detect`] on the CPU that runs this.
+    ///
+    /// # Errors
+    ///
+    /// Says what is missing.
+    pub fn probe() -> Result<Self, Refusal> {
+        Self::detect(&host::cpuid, &host::rdmsr)
+    }
+
     /// Reads them from CPUID and, when VMX is there, from the capability MSRs.
     ///
     /// # Errors

@@ -150,83 +150,6 @@ impl Vmx {
     fn cpu(&self) -> &Cpu {
         &self.cpus[(self.this_cpu)().0 as usize]
     }
-
-    /// Writes the whole state of a vCPU, for the debug keys.
-    ///
-    /// # Errors
-    ///
-    /// Those of `out`.
-    pub fn dump(&self, v: &VmxVcpu, out: &mut dyn Write) -> fmt::Result {
-        let _current = self.current(v);
-        writeln!(
-            out,
-            "VMCS {:#x}: exit {:#x} qualification {:#x} intr {:#x} vectoring {:#x} length {} error {}",
-            v.vmcs_pa,
-            vmread(field::EXIT_REASON),
-            vmread(field::EXIT_QUALIFICATION),
-            vmread(field::EXIT_INTERRUPTION_INFO),
-            vmread(field::IDT_VECTORING_INFO),
-            vmread(field::EXIT_INSTRUCTION_LENGTH),
-            vmread(field::INSTRUCTION_ERROR)
-        )?;
-        writeln!(
-            out,
-            " pin {:#x} primary {:#x} secondary {:#x} exit {:#x} entry {:#x} inject {:#x} vpid {} eptp {:#x}",
-            vmread(field::PIN_CONTROLS),
-            vmread(field::PRIMARY_CONTROLS),
-            vmread(field::SECONDARY_CONTROLS),
-            vmread(field::EXIT_CONTROLS),
-            vmread(field::ENTRY_CONTROLS),
-            vmread(field::ENTRY_INTERRUPTION_INFO),
-            vmread(field::VPID),
-            vmread(field::EPTP)
-        )?;
-        writeln!(
-            out,
-            " rip {:#x} rflags {:#x} interruptibility {:#x} activity {} pending-debug {:#x} tsc_offset {:#x}",
-            vmread(field::GUEST_RIP),
-            vmread(field::GUEST_RFLAGS),
-            vmread(field::GUEST_INTERRUPTIBILITY),
-            vmread(field::GUEST_ACTIVITY),
-            vmread(field::GUEST_PENDING_DEBUG),
-            vmread(field::TSC_OFFSET)
-        )?;
-        writeln!(
-            out,
-            " cr0 {:#x} (seen {:#x}) cr2 {:#x} cr3 {:#x} cr4 {:#x} (seen {:#x}) efer {:#x} dr6 {:#x} dr7 {:#x} pat {:#x}",
-            vmread(field::GUEST_CR0),
-            self.read_reg(v, Reg::Cr0),
-            self.read_reg(v, Reg::Cr2),
-            vmread(field::GUEST_CR3),
-            vmread(field::GUEST_CR4),
-            self.read_reg(v, Reg::Cr4),
-            vmread(field::GUEST_EFER),
-            self.read_reg(v, Reg::Dr6),
-            vmread(field::GUEST_DR7),
-            vmread(field::GUEST_PAT)
-        )?;
-        writeln!(out, " {:x?}", v.regs)?;
-        for s in SEGMENTS {
-            let seg = Self::read_segment(s);
-            writeln!(
-                out,
-                " {s:?} sel {:#06x} ar {:#07x} limit {:#x} base {:#x}",
-                seg.sel, seg.ar, seg.limit, seg.base
-            )?;
-        }
-        writeln!(
-            out,
-            " host: rip {:#x} rsp {:#x} cr3 {:#x} cr4 {:#x} gs {:#x} tr {:#x} gdt {:#x} idt {:#x}",
-            vmread(field::HOST_RIP),
-            vmread(field::HOST_RSP),
-            vmread(field::HOST_CR3),
-            vmread(field::HOST_CR4),
-            vmread(field::HOST_GS_BASE),
-            vmread(field::HOST_TR_BASE),
-            vmread(field::HOST_GDTR_BASE),
-            vmread(field::HOST_IDTR_BASE)
-        )
-    }
 }
 
 impl HvmBackend for Vmx {
@@ -410,5 +333,77 @@ impl HvmBackend for Vmx {
                 return exit;
             }
         }
+    }
+
+    fn dump(&self, v: &VmxVcpu, out: &mut dyn Write) -> fmt::Result {
+        let _current = self.current(v);
+        writeln!(
+            out,
+            "VMCS {:#x}: exit {:#x} qualification {:#x} intr {:#x} vectoring {:#x} length {} error {}",
+            v.vmcs_pa,
+            vmread(field::EXIT_REASON),
+            vmread(field::EXIT_QUALIFICATION),
+            vmread(field::EXIT_INTERRUPTION_INFO),
+            vmread(field::IDT_VECTORING_INFO),
+            vmread(field::EXIT_INSTRUCTION_LENGTH),
+            vmread(field::INSTRUCTION_ERROR)
+        )?;
+        writeln!(
+            out,
+            " pin {:#x} primary {:#x} secondary {:#x} exit {:#x} entry {:#x} inject {:#x} vpid {} eptp {:#x}",
+            vmread(field::PIN_CONTROLS),
+            vmread(field::PRIMARY_CONTROLS),
+            vmread(field::SECONDARY_CONTROLS),
+            vmread(field::EXIT_CONTROLS),
+            vmread(field::ENTRY_CONTROLS),
+            vmread(field::ENTRY_INTERRUPTION_INFO),
+            vmread(field::VPID),
+            vmread(field::EPTP)
+        )?;
+        writeln!(
+            out,
+            " rip {:#x} rflags {:#x} interruptibility {:#x} activity {} pending-debug {:#x} tsc_offset {:#x}",
+            vmread(field::GUEST_RIP),
+            vmread(field::GUEST_RFLAGS),
+            vmread(field::GUEST_INTERRUPTIBILITY),
+            vmread(field::GUEST_ACTIVITY),
+            vmread(field::GUEST_PENDING_DEBUG),
+            vmread(field::TSC_OFFSET)
+        )?;
+        writeln!(
+            out,
+            " cr0 {:#x} (seen {:#x}) cr2 {:#x} cr3 {:#x} cr4 {:#x} (seen {:#x}) efer {:#x} dr6 {:#x} dr7 {:#x} pat {:#x}",
+            vmread(field::GUEST_CR0),
+            self.read_reg(v, Reg::Cr0),
+            self.read_reg(v, Reg::Cr2),
+            vmread(field::GUEST_CR3),
+            vmread(field::GUEST_CR4),
+            self.read_reg(v, Reg::Cr4),
+            vmread(field::GUEST_EFER),
+            self.read_reg(v, Reg::Dr6),
+            vmread(field::GUEST_DR7),
+            vmread(field::GUEST_PAT)
+        )?;
+        writeln!(out, " {:x?}", v.regs)?;
+        for s in SEGMENTS {
+            let seg = Self::read_segment(s);
+            writeln!(
+                out,
+                " {s:?} sel {:#06x} ar {:#07x} limit {:#x} base {:#x}",
+                seg.sel, seg.ar, seg.limit, seg.base
+            )?;
+        }
+        writeln!(
+            out,
+            " host: rip {:#x} rsp {:#x} cr3 {:#x} cr4 {:#x} gs {:#x} tr {:#x} gdt {:#x} idt {:#x}",
+            vmread(field::HOST_RIP),
+            vmread(field::HOST_RSP),
+            vmread(field::HOST_CR3),
+            vmread(field::HOST_CR4),
+            vmread(field::HOST_GS_BASE),
+            vmread(field::HOST_TR_BASE),
+            vmread(field::HOST_GDTR_BASE),
+            vmread(field::HOST_IDTR_BASE)
+        )
     }
 }

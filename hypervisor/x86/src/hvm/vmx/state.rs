@@ -58,7 +58,8 @@ impl Vmx {
         slot != LAZY_TSC_AUX || self.caps.tsc_aux
     }
 
-    /// Reads a register.
+    /// Reads a register. Inlined, because `r` is nearly always a constant.
+    #[inline(always)]
     pub(super) fn read_reg(&self, v: &VmxVcpu, r: Reg) -> u64 {
         if let Some(at) = plain_field(r) {
             return vmread(at);

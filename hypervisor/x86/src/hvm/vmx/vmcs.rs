@@ -146,27 +146,38 @@ pub(super) struct Current<'a> {
 }
 
 impl Drop for Current<'_> {
+    #[inline(always)]
     fn drop(&mut self) {
         if let Some((vmx, region)) = self.undo {
-            vmclear(region);
-            let before = vmx.cpu().current.load(Ordering::Relaxed);
-            if before != NO_VMCS {
-                vmptrld(before);
-            }
+            vmx.send_away(region);
         }
     }
 }
 
 impl Vmx {
     /// Makes the VMCS of `v`, which is loaded here or nowhere, current.
-    #[inline]
+    #[inline(always)]
     pub(super) fn current(&self, v: &VmxVcpu) -> Current<'_> {
         if v.is_loaded {
             return Current { undo: None };
         }
-        vmptrld(v.vmcs_pa);
+        self.bring_in(v.vmcs_pa)
+    }
+
+    #[cold]
+    fn bring_in(&self, region: u64) -> Current<'_> {
+        vmptrld(region);
         Current {
-            undo: Some((self, v.vmcs_pa)),
+            undo: Some((self, region)),
+        }
+    }
+
+    #[cold]
+    fn send_away(&self, region: u64) {
+        vmclear(region);
+        let before = self.cpu().current.load(Ordering::Relaxed);
+        if before != NO_VMCS {
+            vmptrld(before);
         }
     }
 
