@@ -171,7 +171,10 @@ extern "C" fn boot_main(magic: u32, info: u32) -> ! {
         log::warn!("{c}");
     }
     if complaints.left_out() > 0 {
-        log::warn!("command line: {} more words are not known and ignored", complaints.left_out());
+        log::warn!(
+            "command line: {} more words are not known and ignored",
+            complaints.left_out()
+        );
     }
     if let Some(c) = complaints.fatal() {
         fatal::refuse(c);
@@ -302,7 +305,11 @@ extern "C" fn boot_main(magic: u32, info: u32) -> ! {
         options,
         power,
         low_page,
-        leaf_limit: if cpu::cpuid(0x8000_0001, 0).edx & 1 << 26 != 0 { LeafLimit::G1 } else { LeafLimit::M2 },
+        leaf_limit: if cpu::cpuid(0x8000_0001, 0).edx & 1 << 26 != 0 {
+            LeafLimit::G1
+        } else {
+            LeafLimit::M2
+        },
     };
     let ids = |l, s| {
         let r = cpu::cpuid(l, s);
@@ -326,7 +333,11 @@ extern "C" fn boot_main(magic: u32, info: u32) -> ! {
     } else {
         let mut boot = boot;
         let caps = VmxCaps::detect(&ids, &rdmsr).unwrap_or_else(|e| fatal::refuse(&e));
-        boot.leaf_limit = if caps.ept_1g { LeafLimit::G1 } else { LeafLimit::M2 };
+        boot.leaf_limit = if caps.ept_1g {
+            LeafLimit::G1
+        } else {
+            LeafLimit::M2
+        };
         log::info!("VMX: EPT, unrestricted guest, VPID");
         let vmx =
             Vmx::new(caps, &src, count, || percpu::this().id()).unwrap_or_else(|| too_little());
@@ -471,7 +482,11 @@ impl<B: HvmBackend> BackendOf<B> for Hypervisor<X86<B>> {
 }
 
 fn go<B: Backend>(boot: Boot, backend: B, enable: fn(&B), cell: &'static Cell<B>) -> ! {
-    let max_cpus = if boot.options.nosmp { 1 } else { boot.options.maxcpus.map_or(usize::MAX, |n| n as usize) };
+    let max_cpus = if boot.options.nosmp {
+        1
+    } else {
+        boot.options.maxcpus.map_or(usize::MAX, |n| n as usize)
+    };
     let cpus = start_cpus(&boot, max_cpus);
     enable(&backend);
     let now = Ns(clock::now());
@@ -603,7 +618,10 @@ fn build_dom0<B: HvmBackend>(
         .found
         .tables
         .iter()
-        .map(|t| HostTable { maddr: t.at.0, bytes: t.bytes })
+        .map(|t| HostTable {
+            maddr: t.at.0,
+            bytes: t.bytes,
+        })
         .collect();
     let ioapics: Vec<HostIoApic> = ioapic::list()
         .iter()

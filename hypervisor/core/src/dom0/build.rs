@@ -322,9 +322,16 @@ pub fn build<M: Machine>(hv: &Hypervisor<M>, input: Input<'_>) -> Result<Arc<Dom
     let io_apics: Vec<IoApicEntry> = input
         .ioapics
         .iter()
-        .map(|i| IoApicEntry { id: i.id, address: i.address as u32, gsi_base: i.gsi_base })
+        .map(|i| IoApicEntry {
+            id: i.id,
+            address: i.address as u32,
+            gsi_base: i.gsi_base,
+        })
         .collect();
-    let (root, tables) = input.tables.split_first().ok_or("the machine has no ACPI tables: enable ACPI in the firmware")?;
+    let (root, tables) = input
+        .tables
+        .split_first()
+        .ok_or("the machine has no ACPI tables: enable ACPI in the firmware")?;
     let source = AcpiSource {
         rsdp: input.rsdp,
         root: *root,
@@ -335,7 +342,12 @@ pub fn build<M: Machine>(hv: &Hypervisor<M>, input: Input<'_>) -> Result<Arc<Dom
     };
     let acpi = AcpiTables::build(&source, acpi_at).map_err(|e| format!("dom0: {e}"))?;
     for t in &acpi.left_out {
-        log::warn!("ACPI table {} at {:#x} is damaged ({:?}): hidden from dom0", t.signature, t.maddr, t.damage);
+        log::warn!(
+            "ACPI table {} at {:#x} is damaged ({:?}): hidden from dom0",
+            t.signature,
+            t.maddr,
+            t.damage
+        );
     }
     if acpi.bytes.len() > 0x10000 {
         return Err(String::from("the ACPI tables name too many CPUs"));

@@ -79,7 +79,10 @@ pub(crate) fn read<M: Machine>(
     hw: &mut HwVcpu<M>,
 ) -> Next {
     let number = <M::Hvm as HvmBackend>::regs(hw).rcx as u32;
-    match v.msrs.read(number, &d.policy, &v.lapic, &Context { hv, d, hw }) {
+    match v
+        .msrs
+        .read(number, &d.policy, &v.lapic, &Context { hv, d, hw })
+    {
         Err(_) => hv.machine.hvm().inject(hw, GP),
         Ok(val) => {
             if retire(hv, d, hw, Insn::Rdmsr) {
@@ -101,7 +104,10 @@ pub(crate) fn write<M: Machine>(
     let hvm = hv.machine.hvm();
     let r = <M::Hvm as HvmBackend>::regs(hw);
     let (number, value) = (r.rcx as u32, r.rdx << 32 | r.rax & 0xffff_ffff);
-    let Ok(what) = v.msrs.write(number, value, &d.policy, &v.lapic, &Context { hv, d, hw }) else {
+    let Ok(what) = v
+        .msrs
+        .write(number, value, &d.policy, &v.lapic, &Context { hv, d, hw })
+    else {
         hvm.inject(hw, GP);
         return Next::Resume;
     };
@@ -132,7 +138,9 @@ pub(crate) fn write<M: Machine>(
 
 /// Fills the guest's hypercall page: a stub of 32 bytes for each number.
 fn hypercall_page<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> bool {
-    let Some(mfn) = super::memory::get_frame(hv, d, gfn) else { return false };
+    let Some(mfn) = super::memory::get_frame(hv, d, gfn) else {
+        return false;
+    };
     let mut page = [0u8; 4096];
     let call = if d.policy.is_amd() { 0xd9 } else { 0xc1 };
     for (n, stub) in (0u32..).zip(page.chunks_exact_mut(32)) {
