@@ -5,20 +5,27 @@ use crate::types::{DomId, VcpuId};
 
 abi_consts! {
     CONSTS: u32;
+    /// Sets one of [`hvm_params`](crate::hvm_params).
     HVMOP_set_param = 0,
+    /// Reads one.
     HVMOP_get_param = 1,
+    /// Flushes a guest's TLBs.
     HVMOP_flush_tlbs = 5,
+    /// Shadow paging only.
     HVMOP_pagetable_dying = 9,
+    /// Current system time.
     HVMOP_get_time = 10,
     HVMOP_xentrace = 11,
     HVMOP_set_mem_access = 12,
     HVMOP_get_mem_access = 13,
+    /// Type of a gfn.
     HVMOP_get_mem_type = 15,
 
     HVM_IOREQSRV_BUFIOREQ_OFF = 0,
     HVM_IOREQSRV_BUFIOREQ_LEGACY = 1,
     HVM_IOREQSRV_BUFIOREQ_ATOMIC = 2,
 
+    /// The vector by which events reach a vCPU.
     HVMOP_set_evtchn_upcall_vector = 23,
     HVMOP_guest_request_vm_event = 24,
     HVMOP_altp2m = 25,
@@ -40,10 +47,14 @@ abi_consts! {
     HVMOP_altp2m_set_suppress_ve_multi = 15,
     HVMOP_altp2m_set_visibility = 16,
 
+    /// RAM.
     HVMMEM_ram_rw = 0,
+    /// RAM whose writes are dropped.
     HVMMEM_ram_ro = 1,
+    /// Accesses go to the device model.
     HVMMEM_mmio_dm = 2,
     HVMMEM_unused = 3,
+    /// RAM whose writes go to an ioreq server.
     HVMMEM_ioreq_server = 4,
 }
 

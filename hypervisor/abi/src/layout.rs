@@ -1,6 +1,6 @@
 //! How the modules of this crate declare the ABI, and what they tell the test about it.
 //!
-//! [`abi_structs!`] and [`abi_consts!`] write down a header's layouts and numbers
+//! `abi_structs!` and `abi_consts!` write down a header's layouts and numbers
 //! once.  Each also fills a table ([`Header`]) from which `tests/abi` generates C
 //! that compares sizes, offsets and values with the distribution's own headers,
 //! so that nothing declared here escapes the comparison.

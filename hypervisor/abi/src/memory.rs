@@ -31,38 +31,64 @@ pub const fn xenmemf_node(mem_flags: u32) -> Option<u8> {
 
 abi_consts! {
     CONSTS: u32;
+    /// More frames (PV).
     XENMEM_increase_reservation = 0,
+    /// Gives frames back.
     XENMEM_decrease_reservation = 1,
+    /// Frames for given gfns.
     XENMEM_populate_physmap = 6,
 
+    /// Only reserve the gfns.
     XENMEMF_populate_on_demand = 0x1_0000,
+    /// From the node that is named or not at all.
     XENMEMF_exact_node_request = 0x2_0000,
+    /// The node is a virtual one.
     XENMEMF_vnode = 0x4_0000,
 
+    /// Frames for others, of another order.
     XENMEM_exchange = 11,
+    /// Highest machine frame of RAM.
     XENMEM_maximum_ram_page = 2,
+    /// Pages that a domain has.
     XENMEM_current_reservation = 3,
+    /// Pages that it may have.
     XENMEM_maximum_reservation = 4,
+    /// Its highest gfn.
     XENMEM_maximum_gpfn = 14,
+    /// Frames of the m2p, for the toolstack.
     XENMEM_machphys_mfn_list = 5,
     XENMEM_machphys_compat_mfn_list = 25,
+    /// Where the m2p is mapped.
     XENMEM_machphys_mapping = 12,
 
+    /// The shared page.
     XENMAPSPACE_shared_info = 0,
+    /// A page of the grant table, or of its status words.
     XENMAPSPACE_grant_table = 1,
+    /// A page of the domain's own, moved.
     XENMAPSPACE_gmfn = 2,
+    /// Several of them.
     XENMAPSPACE_gmfn_range = 3,
+    /// A page of another domain.
     XENMAPSPACE_gmfn_foreign = 4,
+    /// A page of a device (Arm).
     XENMAPSPACE_dev_mmio = 5,
 
+    /// Maps a frame of the hypervisor's or the domain's at a gfn.
     XENMEM_add_to_physmap = 7,
 
+    /// In the index: the status words.
     XENMAPIDX_grant_table_status = 0x8000_0000,
 
+    /// The same for a list, also of foreign frames.
     XENMEM_add_to_physmap_batch = 23,
+    /// Unmaps a gfn.
     XENMEM_remove_from_physmap = 15,
+    /// The domain's E820.
     XENMEM_memory_map = 9,
+    /// The host's E820.
     XENMEM_machine_memory_map = 10,
+    /// Sets a domain's E820.
     XENMEM_set_memory_map = 13,
     XENMEM_set_pod_target = 16,
     XENMEM_get_pod_target = 17,
@@ -92,9 +118,12 @@ abi_consts! {
     XENMEM_FORK_BLOCK_INTERRUPTS = 2,
     XENMEM_FORK_RESET_STATE = 4,
     XENMEM_FORK_RESET_MEMORY = 8,
+    /// Reserves free pages for a domain that is being built.
     XENMEM_claim_pages = 24,
+    /// Ranges that the firmware keeps for devices.
     XENMEM_reserved_device_memory_map = 27,
     XENMEM_RDM_ALL = 1,
+    /// Maps frames of the hypervisor that belong to a domain.
     XENMEM_acquire_resource = 28,
     XENMEM_resource_ioreq_server = 0,
     XENMEM_resource_grant_table = 1,
@@ -102,6 +131,7 @@ abi_consts! {
     XENMEM_resource_grant_table_id_shared = 0,
     XENMEM_resource_grant_table_id_status = 1,
     XENMEM_resource_ioreq_server_frame_bufioreq = 0,
+    /// A domain's virtual NUMA layout.
     XENMEM_get_vnumainfo = 26,
     XENMEM_access_n = 0,
     XENMEM_access_r = 1,

@@ -5,6 +5,7 @@ use crate::types::{DomId, Gfn, Pirq};
 
 abi_consts! {
     CONSTS: u32;
+    /// The guest has handled a pirq.
     PHYSDEVOP_eoi = 12,
     PHYSDEVOP_pirq_eoi_gmfn_v1 = 17,
     PHYSDEVOP_pirq_eoi_gmfn_v2 = 28,
@@ -13,7 +14,9 @@ abi_consts! {
     XENIRQSTAT_needs_eoi = 1,
     XENIRQSTAT_shared = 2,
 
+    /// PV: I/O privilege of user mode.
     PHYSDEVOP_set_iopl = 6,
+    /// PV: ports of user mode.
     PHYSDEVOP_set_iobitmap = 7,
     PHYSDEVOP_apic_read = 8,
     PHYSDEVOP_apic_write = 9,
@@ -26,28 +29,35 @@ abi_consts! {
     MAP_PIRQ_TYPE_MSI_SEG = 3,
     MAP_PIRQ_TYPE_MULTI_MSI = 4,
 
+    /// A pirq for a pin or an MSI.
     PHYSDEVOP_map_pirq = 13,
+    /// Frees it.
     PHYSDEVOP_unmap_pirq = 14,
     PHYSDEVOP_manage_pci_add = 15,
     PHYSDEVOP_manage_pci_remove = 16,
     PHYSDEVOP_restore_msi = 19,
     PHYSDEVOP_manage_pci_add_ext = 20,
+    /// Trigger and polarity of a pin.
     PHYSDEVOP_setup_gsi = 21,
     PHYSDEVOP_get_free_pirq = 23,
 
     XEN_PCI_MMCFG_RESERVED = 1,
 
+    /// The firmware reserves a configuration window.
     PHYSDEVOP_pci_mmcfg_reserved = 24,
 
     XEN_PCI_DEV_EXTFN = 1,
     XEN_PCI_DEV_VIRTFN = 2,
     XEN_PCI_DEV_PXM = 4,
 
+    /// dom0 has found a function.
     PHYSDEVOP_pci_device_add = 25,
+    /// It is gone.
     PHYSDEVOP_pci_device_remove = 26,
     PHYSDEVOP_restore_msi_ext = 27,
     PHYSDEVOP_prepare_msix = 30,
     PHYSDEVOP_release_msix = 31,
+    /// It was reset.
     PHYSDEVOP_pci_device_reset = 32,
 
     PCI_DEVICE_RESET_COLD = 0,
@@ -60,6 +70,7 @@ abi_consts! {
     PHYSDEVOP_DBGP_RESET_DONE = 2,
     PHYSDEVOP_DBGP_BUS_UNKNOWN = 0,
     PHYSDEVOP_DBGP_BUS_PCI = 1,
+    /// The EHCI debug port is about to be reset, or was.
     PHYSDEVOP_dbgp_op = 29,
     PHYSDEVOP_IRQ_UNMASK_NOTIFY = 0x4,
     PHYSDEVOP_pirq_eoi_gmfn = 28,

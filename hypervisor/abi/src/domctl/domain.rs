@@ -7,19 +7,26 @@ use crate::types::{DomId, EvtchnPort, Gfn, VcpuId, Virq};
 
 abi_consts! {
     DOMAIN_CONSTS: u32;
+    /// HVM or PVH, else PV.
     XEN_DOMCTL_CDF_hvm = 1,
+    /// Nested paging.
     XEN_DOMCTL_CDF_hap = 2,
     XEN_DOMCTL_CDF_s3_integrity = 4,
     XEN_DOMCTL_CDF_oos_off = 8,
+    /// It runs the xenstore daemon.
     XEN_DOMCTL_CDF_xs_domain = 0x10,
+    /// Devices may be assigned.
     XEN_DOMCTL_CDF_iommu = 0x20,
+    /// Nested virtualisation.
     XEN_DOMCTL_CDF_nested_virt = 0x40,
+    /// Performance counters.
     XEN_DOMCTL_CDF_vpmu = 0x80,
     XEN_DOMCTL_CDF_MAX = 128,
 
     XEN_DOMCTL_IOMMU_no_sharept = 1,
     XEN_DOMCTL_IOMMU_MAX = 1,
 
+    /// Highest grant table version.
     XEN_DOMCTL_GRANT_version_mask = 15,
 
     XEN_DOMCTL_ALTP2M_mixed = 1,
@@ -27,14 +34,23 @@ abi_consts! {
     XEN_DOMCTL_ALTP2M_limited = 3,
     XEN_DOMCTL_ALTP2M_mode_mask = 3,
 
+    /// Being destroyed.
     XEN_DOMINF_dying = 1,
+    /// HVM or PVH.
     XEN_DOMINF_hvm_guest = 2,
+    /// Has shut down; the reason is in the bits of `shutdownmask`.
     XEN_DOMINF_shutdown = 4,
+    /// Paused by the toolstack.
     XEN_DOMINF_paused = 8,
+    /// All vCPUs are blocked.
     XEN_DOMINF_blocked = 0x10,
+    /// A vCPU is running.
     XEN_DOMINF_running = 0x20,
+    /// Paused by a debugger.
     XEN_DOMINF_debugged = 0x40,
+    /// Runs the xenstore daemon.
     XEN_DOMINF_xs_domain = 0x80,
+    /// Nested paging.
     XEN_DOMINF_hap = 0x100,
     XEN_DOMINF_shutdownmask = 255,
     XEN_DOMINF_shutdownshift = 16,
@@ -48,15 +64,23 @@ abi_consts! {
     XEN_DOMCTL_PFINFO_L3TAB = 0x3000_0000,
     XEN_DOMCTL_PFINFO_L4TAB = 0x4000_0000,
     XEN_DOMCTL_PFINFO_LTABTYPE_MASK = 0x7000_0000,
+    /// A pinned table.
     XEN_DOMCTL_PFINFO_LPINTAB = 0x8000_0000,
+    /// No page.
     XEN_DOMCTL_PFINFO_XTAB = 0xf000_0000,
+    /// Only allocate.
     XEN_DOMCTL_PFINFO_XALLOC = 0xe000_0000,
+    /// A page with an uncorrected error.
     XEN_DOMCTL_PFINFO_BROKEN = 0xd000_0000,
     XEN_DOMCTL_PFINFO_LTAB_MASK = 0xf000_0000,
 
+    /// Ends log-dirty mode.
     XEN_DOMCTL_SHADOW_OP_OFF = 0,
+    /// Begins a mode.
     XEN_DOMCTL_SHADOW_OP_ENABLE = 32,
+    /// Gives the bitmap and clears it.
     XEN_DOMCTL_SHADOW_OP_CLEAN = 11,
+    /// Gives the bitmap.
     XEN_DOMCTL_SHADOW_OP_PEEK = 12,
     XEN_DOMCTL_SHADOW_OP_GET_ALLOCATION = 30,
     XEN_DOMCTL_SHADOW_OP_SET_ALLOCATION = 31,
