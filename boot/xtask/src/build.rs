@@ -55,6 +55,19 @@ pub(crate) fn system_tests(layout: &Layout, arguments: &[String]) -> Result<()> 
     step::run(&mut command)
 }
 
+/// Builds what is measured, then measures.
+pub(crate) fn bench(layout: &Layout, arguments: &[String]) -> Result<()> {
+    if !arguments.iter().any(|a| a == "--native-only") {
+        image(layout)?;
+    }
+    agent(layout)?;
+    let mut command = cargo(layout);
+    command
+        .args(["run", "--quiet", "--package", "bench", "--"])
+        .args(arguments);
+    step::run(&mut command)
+}
+
 /// Builds the hypervisor and leaves both ELF files in `build/`.
 pub(crate) fn image(layout: &Layout) -> Result<()> {
     let mut command = cargo(layout);

@@ -20,6 +20,7 @@ usage: ./radon COMMAND [ARGUMENTS]
                [-- XEN OPTIONS]
   test         system tests on emulated machines: [--native] [--list] [GROUP...]
   test-long    the same and the long groups
+  bench        instruction counts beside Linux alone: [--native-only]
   clean        remove build/ and target/, keeping build/cache
   help         this text
 ";
@@ -48,6 +49,7 @@ fn dispatch(command: &str, arguments: &[String]) -> Result<()> {
             long.extend_from_slice(arguments);
             build::system_tests(&layout, &long)
         }
+        "bench" => build::bench(&layout, arguments),
         "clean" => build::clean(&layout),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

@@ -91,7 +91,7 @@ mod state {
 pub struct Vlapic {
     // First what remote CPUs write: keep it on a line of its own.
     irr: VectorSet,
-    tmr: [AtomicU64; 4],
+    tmr: VectorSet,
     esr_pending: AtomicU32,
     /// `state` bits.
     state: AtomicU8,
@@ -143,7 +143,7 @@ impl Vlapic {
         let bsp = if vcpu.0 == 0 { apic_base::BSP } else { 0 };
         let apic = Self {
             irr: VectorSet::new(),
-            tmr: [const { AtomicU64::new(0) }; 4],
+            tmr: VectorSet::new(),
             esr_pending: AtomicU32::new(0),
             state: AtomicU8::new(state::ENABLED),
             ppr: AtomicU8::new(0),
@@ -169,9 +169,7 @@ impl Vlapic {
     pub fn init(&self) {
         self.irr.clear();
         self.isr.clear();
-        for word in &self.tmr {
-            word.store(0, Ordering::Relaxed);
-        }
+        self.tmr.clear();
         self.esr_pending.store(0, Ordering::Relaxed);
         self.esr.store(0, Ordering::Relaxed);
         self.tpr.store(0, Ordering::Relaxed);
@@ -290,7 +288,7 @@ impl Vlapic {
         }
     }
 
-    /// The vector to deliver now. One load when nothing is requested.
+    /// The vector to deliver now.
     #[inline]
     #[must_use]
     pub fn highest_pending(&self) -> Option<Vector> {
@@ -320,11 +318,7 @@ impl Vlapic {
         let vector = self.isr.highest()?;
         self.isr.remove_owned(vector);
         self.update_ppr();
-        self.is_level(vector).then_some(Vector(vector))
-    }
-
-    fn is_level(&self, vector: u8) -> bool {
-        self.tmr[usize::from(vector >> 6)].load(Ordering::Relaxed) & (1 << (vector & 63)) != 0
+        self.tmr.contains(vector).then_some(Vector(vector))
     }
 
     // Requests; any CPU.
@@ -341,11 +335,13 @@ impl Vlapic {
             self.report_error(esr::RECEIVED_ILLEGAL_VECTOR);
             return false;
         }
-        let tmr = &self.tmr[usize::from(vector.0 >> 6)];
-        let bit = 1u64 << (vector.0 & 63);
-        let level = trigger == Trigger::Level;
-        if (tmr.load(Ordering::Relaxed) & bit != 0) != level {
-            tmr.fetch_xor(bit, Ordering::Relaxed);
+        let is_level = trigger == Trigger::Level;
+        if self.tmr.contains(vector.0) != is_level {
+            if is_level {
+                self.tmr.insert(vector.0);
+            } else {
+                self.tmr.remove(vector.0);
+            }
         }
         self.irr.insert(vector.0)
     }
@@ -357,9 +353,8 @@ impl Vlapic {
         if vector.0 < 16 {
             return false;
         }
-        if self.is_level(vector.0) {
-            self.tmr[usize::from(vector.0 >> 6)]
-                .fetch_and(!(1 << (vector.0 & 63)), Ordering::Relaxed);
+        if self.tmr.contains(vector.0) {
+            self.tmr.remove(vector.0);
         }
         self.irr.insert(vector.0)
     }

@@ -265,7 +265,7 @@ impl Vlapic {
             reg::LDR => self.ldr(),
             reg::SVR => self.svr.load(Ordering::Relaxed),
             reg::ISR..reg::TMR => self.isr.register(usize::from((offset - reg::ISR) >> 4)),
-            reg::TMR..reg::IRR => self.tmr_register(usize::from((offset - reg::TMR) >> 4)),
+            reg::TMR..reg::IRR => self.tmr.register(usize::from((offset - reg::TMR) >> 4)),
             reg::IRR..reg::ESR => self.irr.register(usize::from((offset - reg::IRR) >> 4)),
             reg::ESR => self.esr.load(Ordering::Relaxed),
             reg::TMICT => self.timer.initial(),
@@ -277,10 +277,6 @@ impl Vlapic {
             reg::TDCR => self.tdcr.load(Ordering::Relaxed),
             _ => return None,
         })
-    }
-
-    fn tmr_register(&self, index: usize) -> u32 {
-        (self.tmr[(index / 2) & 3].load(Ordering::Relaxed) >> (32 * (index & 1))) as u32
     }
 
     /// Writes a register whose reserved bits were dealt with.
