@@ -209,7 +209,8 @@ impl<'a> Payload<'a> {
             return Err(too_large);
         }
         let mut out = Vec::new();
-        out.try_reserve_exact(wanted)
+        // The zstd decoder writes a little beyond the end before it cuts the rest off.
+        out.try_reserve_exact(wanted.saturating_add(64))
             .map_err(|_| UnpackError::OutOfMemory { size })?;
         let done = match self.format {
             Format::Elf => {

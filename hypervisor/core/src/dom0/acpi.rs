@@ -17,6 +17,7 @@
 #[cfg(test)]
 mod tests;
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 /// Four characters that name a table.
@@ -276,8 +277,7 @@ impl AcpiTables {
         }
 
         let madt = build_madt(madt, source)?;
-        let mut bytes = Vec::new();
-        bytes.resize(RSDP_SIZE.next_multiple_of(ALIGN), 0);
+        let mut bytes = vec![0; RSDP_SIZE.next_multiple_of(ALIGN)];
         let madt_at = bytes.len();
         bytes.extend_from_slice(&madt);
         bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);

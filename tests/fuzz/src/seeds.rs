@@ -1,0 +1,141 @@
+//! Well-formed inputs of each target.
+
+use guest_image::payload::Format;
+use guest_image::testing::{
+    build_bzimage, build_kernel, build_memory_map, build_module, build_multiboot2, pack,
+};
+
+pub(crate) fn multiboot2() -> Vec<Vec<u8>> {
+    let mut efi_map = [40u32, 1].map(u32::to_le_bytes).as_flattened().to_vec();
+    efi_map.extend([7, 0, 0, 0, 0, 0, 0, 0]);
+    for word in [0x10_0000u64, 0, 16, 8] {
+        efi_map.extend(word.to_le_bytes());
+    }
+    let mut screen = vec![0; 22];
+    screen[20..22].copy_from_slice(&[32, 1]);
+    screen.extend([0, 0, 16, 8, 8, 8, 0, 8]);
+    vec![
+        build_multiboot2(&[
+            (1, b"placeholder com1=115200 console=com1\0".to_vec()),
+            (2, b"GRUB 2.12\0".to_vec()),
+            (
+                3,
+                build_module(0x10_0000, 0x20_0000, "placeholder root=/dev/sda"),
+            ),
+            (3, build_module(0x20_0000, 0x30_0000, "")),
+            (4, vec![0; 8]),
+            (
+                6,
+                build_memory_map(&[(0, 0x9_f000, 1), (0x10_0000, 0x100_0000, 1)]),
+            ),
+            (14, vec![1; 20]),
+            (15, vec![2; 36]),
+        ]),
+        build_multiboot2(&[
+            (12, vec![3; 8]),
+            (11, vec![3; 4]),
+            (17, efi_map),
+            (8, screen),
+            (18, vec![]),
+        ]),
+    ]
+}
+
+/// Physical memory from 0: the information at 0, its parts behind it.
+pub(crate) fn multiboot1() -> Vec<Vec<u8>> {
+    let mut memory = vec![0u8; 0x300];
+    let mut put = |at: usize, words: &[u32]| {
+        let bytes = words.iter().flat_map(|word| word.to_le_bytes());
+        for (to, from) in memory[at..].iter_mut().zip(bytes) {
+            *to = from;
+        }
+    };
+    put(0, &[0x1247 | 8, 639, 0x1_0000, 0, 0x100, 2, 0x140]);
+    put(44, &[48, 0x180]);
+    put(64, &[0x1c0]);
+    put(0x140, &[0x1000, 0x2000, 0x200, 0, 0x3000, 0x4000, 0, 0]);
+    put(
+        0x180,
+        &[20, 0, 0, 0x9_f000, 0, 1, 20, 0x10_0000, 0, 0x100_0000, 0, 1],
+    );
+    memory[0x100..0x110].copy_from_slice(b"radon console=x\0");
+    memory[0x1c0..0x1c5].copy_from_slice(b"qemu\0");
+    memory[0x200..0x20d].copy_from_slice(b"vmlinuz root\0");
+    vec![memory]
+}
+
+pub(crate) fn elf() -> Vec<Vec<u8>> {
+    vec![build_kernel()]
+}
+
+/// Text that compresses, but not to nothing.
+fn text() -> Vec<u8> {
+    let line = |i: u32| format!("{i} line of a kernel {}\n", i.wrapping_mul(2_654_435_761));
+    (0..300).flat_map(|i| line(i).into_bytes()).collect()
+}
+
+const PACKERS: [Format; 4] = [Format::Gzip, Format::Zstd, Format::Lz4, Format::Elf];
+
+/// 200 lines of text by `xz --check=crc32 --x86`.
+const XZ: &[u8] = include_bytes!("lines.xz");
+
+pub(crate) fn payload() -> Vec<Vec<u8>> {
+    let mut seeds: Vec<_> = PACKERS.map(|format| pack(format, &text())).to_vec();
+    let mut xz = XZ.to_vec();
+    xz.extend(4490u32.to_le_bytes());
+    seeds.push(xz);
+    seeds
+}
+
+pub(crate) fn bzimage() -> Vec<Vec<u8>> {
+    let kernel = build_kernel();
+    PACKERS
+        .map(|format| build_bzimage(&pack(format, &kernel)))
+        .to_vec()
+}
+
+pub(crate) fn command_line() -> Vec<Vec<u8>> {
+    [
+        "placeholder dom0_mem=2G,max:2G dom0_max_vcpus=1-4 com1=115200,8n1,0x3f8,4 console=com1,vga",
+        "loglvl=all/debug guest_loglvl=none console_timestamps=boot iommu=verbose,no-intremap,force",
+        "watchdog=30 reboot=k,w noreboot no-smt sched=null dom0=pvh,verbose cpuid=\"a b\" -- quiet",
+        "dom0_mem=-1G+5%,min:64M maxcpus=0x2 mem=4g conring_size=64k no-real-mode edd=off nonsense",
+    ]
+    .map(|line| line.as_bytes().to_vec())
+    .to_vec()
+}
+
+/// RSDP, then a root table, then tables one after the other: what `targets::acpi` cuts apart.
+pub(crate) fn acpi() -> Vec<Vec<u8>> {
+    let table = |name: &[u8; 4], body: &[u8]| {
+        let mut bytes = name.to_vec();
+        bytes.extend(u32::try_from(36 + body.len()).unwrap_or(0).to_le_bytes());
+        bytes.resize(36, 1);
+        bytes.extend(body);
+        with_checksum(bytes, 9)
+    };
+    let mut rsdp = b"RSD PTR \0OEMOEM\x02".to_vec();
+    rsdp.resize(20, 0);
+    let mut rsdp = with_checksum(rsdp, 8);
+    rsdp.resize(36, 0);
+    let mut all = with_checksum(rsdp, 32);
+    all.extend(table(b"XSDT", &[]));
+    let mut madt = vec![0; 8];
+    madt.extend([0, 8, 0, 0, 1, 0, 0, 0, 2, 10, 0, 0, 2, 0, 0, 0, 0, 0]);
+    for (name, body) in [
+        (b"FACP", &[9; 40][..]),
+        (b"APIC", &madt),
+        (b"SSDT", &[1; 8]),
+        (b"HPET", &[]),
+    ] {
+        all.extend(table(name, body));
+    }
+    vec![all]
+}
+
+fn with_checksum(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
+    bytes[at] = 0;
+    let sum = bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
+    bytes[at] = sum.wrapping_neg();
+    bytes
+}

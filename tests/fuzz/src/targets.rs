@@ -1,0 +1,181 @@
+//! What is done with the bytes, and what must then hold.
+
+use guest_image::elf::{ElfImage, LoadSink};
+use guest_image::kernel::Kernel;
+use guest_image::multiboot::{BootInfo, MemoryMap};
+use guest_image::payload::Payload;
+use radon_core::cmdline;
+use radon_core::dom0::acpi::{AcpiSource, AcpiTables, HostTable, IoApicEntry, ProcessorEntries};
+use radon_core::dom0::memory_map::{HostMap, MAX_ENTRIES};
+use std::ops::Range;
+
+/// Kernels may unpack to this much here.
+const LIMIT: usize = 1 << 20;
+
+fn check_map(map: &MemoryMap<'_>) {
+    let ranges: Vec<_> = map.iter().take(4096).collect();
+    assert!(ranges.iter().all(|range| range.start < range.end));
+    let host = HostMap::new(&ranges, &[], &[]);
+    let half = host.free_bytes() / 2;
+    if let Ok(dom0) = host.dom0(half, &[]) {
+        assert!(dom0.e820.len() <= MAX_ENTRIES);
+        let given: u64 = dom0.ram.iter().map(|range| range.count).sum();
+        assert_eq!(given, half >> 12);
+    }
+}
+
+fn check_info(info: &BootInfo<'_>) {
+    check_map(&info.memory);
+    if let Some(map) = &info.efi_memory {
+        check_map(map);
+    }
+    for module in info.modules() {
+        assert!(module.start <= module.end);
+    }
+    command_line(info.command_line);
+}
+
+pub(crate) fn multiboot2(data: &[u8]) {
+    match BootInfo::multiboot2(data) {
+        Ok(info) => check_info(&info),
+        Err(error) => check_message(&error.to_string()),
+    }
+}
+
+pub(crate) fn multiboot1(data: &[u8]) {
+    let read = |address: u64, len: usize| {
+        let start = usize::try_from(address).ok()?;
+        data.get(start..start.checked_add(len)?)
+    };
+    match BootInfo::multiboot1(0, &read) {
+        Ok(info) => check_info(&info),
+        Err(error) => check_message(&error.to_string()),
+    }
+}
+
+/// Every error is one line that says what to do.
+fn check_message(text: &str) {
+    assert!(text.contains(": ") && !text.contains('\n'), "{text}");
+}
+
+/// Takes anything within a range.
+struct Bounds(Range<u64>);
+
+impl LoadSink for Bounds {
+    type Error = ();
+    fn write(&mut self, paddr: u64, data: &[u8]) -> Result<(), ()> {
+        self.zero(paddr, data.len() as u64)
+    }
+    fn zero(&mut self, paddr: u64, len: u64) -> Result<(), ()> {
+        let end = paddr.checked_add(len).ok_or(())?;
+        (self.0.start <= paddr && end <= self.0.end)
+            .then_some(())
+            .ok_or(())
+    }
+}
+
+pub(crate) fn elf(data: &[u8]) {
+    let image = match ElfImage::parse(data) {
+        Ok(image) => image,
+        Err(error) => return check_message(&error.to_string()),
+    };
+    let linked = image.linked_placement();
+    let mut sink = Bounds(linked.range.clone());
+    assert!(
+        image.load(&linked, &mut sink).is_ok(),
+        "outside of its range"
+    );
+    let free = [
+        0x1000..0x9_f000,
+        0x10_0000..0x80_0000,
+        0x300_0000..0x8000_0000,
+    ];
+    if let Some(placement) = image.place(&free) {
+        let inside = |range: &Range<u64>| {
+            range.start <= placement.range.start && placement.range.end <= range.end
+        };
+        assert!(free.iter().any(inside));
+        let mut sink = Bounds(placement.range.clone());
+        assert!(
+            image.load(&placement, &mut sink).is_ok(),
+            "outside of its placement"
+        );
+    }
+}
+
+pub(crate) fn payload(data: &[u8]) {
+    let payload = Payload::new(data);
+    match payload.unpack(LIMIT) {
+        Ok(out) => assert_eq!(out.len() as u64, payload.unpacked_size()),
+        Err(error) => check_message(&error.to_string()),
+    }
+}
+
+pub(crate) fn bzimage(data: &[u8]) {
+    let kernel = match Kernel::open(data, LIMIT) {
+        Ok(kernel) => kernel,
+        Err(error) => return check_message(&error.to_string()),
+    };
+    elf(&kernel.elf);
+    if let Err(error) = kernel.dom0_image() {
+        check_message(&error.to_string());
+    }
+}
+
+pub(crate) fn command_line(data: &[u8]) {
+    let (options, complaints) = cmdline::parse(data);
+    for complaint in complaints.iter() {
+        let text = complaint.to_string();
+        assert!(
+            text.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
+            "{text:?}"
+        );
+    }
+    if let Ok(memory) = options.dom0_mem.resolve(8 << 30, 7 << 30) {
+        assert!(memory.initial <= 7 << 30 && memory.initial != 0);
+    }
+    assert!((1..=128).contains(&options.dom0_max_vcpus.resolve(4, 128)));
+    for serial in [options.com1, options.com2].into_iter().flatten() {
+        assert!(serial.baud.is_none() || serial.divisor().is_some());
+    }
+}
+
+pub(crate) fn acpi(data: &[u8]) {
+    let (rsdp, mut rest) = data.split_at(data.len().min(36));
+    let mut tables = Vec::new();
+    while !rest.is_empty() && tables.len() < 64 {
+        let length = rest
+            .get(4..8)
+            .and_then(|field| field.try_into().ok())
+            .map_or(1, u32::from_le_bytes);
+        let cut = usize::try_from(length).unwrap_or(1).clamp(1, rest.len());
+        let (bytes, tail) = rest.split_at(cut);
+        let maddr = tables.len() as u64 * 4096;
+        tables.push(HostTable { maddr, bytes });
+        rest = tail;
+    }
+    let Some((&root, tables)) = tables.split_first() else {
+        return;
+    };
+    let source = AcpiSource {
+        rsdp,
+        root,
+        tables,
+        io_apics: &[IoApicEntry {
+            id: 1,
+            address: 0xfec0_0000,
+            gsi_base: 0,
+        }],
+        vcpus: 3,
+        processors: ProcessorEntries::Both,
+    };
+    match AcpiTables::build(&source, 0x7000_0000) {
+        Ok(built) => {
+            assert!(built.bytes.len() <= AcpiTables::size_bound(&source));
+            let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
+            assert_eq!(sum(&built.bytes[..20]), 0);
+            assert_eq!(sum(&built.bytes[..36]), 0);
+        }
+        Err(error) => check_message(&error.to_string()),
+    }
+}
