@@ -142,7 +142,8 @@ impl Function {
         } else {
             0
         };
-        let registers = if wide { 0b11 } else { 0b01 } << index;
+        let pair: u8 = if wide { 0b11 } else { 0b01 };
+        let registers = pair << index;
         let base = u64::from(high) << 32 | u64::from(low & !0xf);
         let base = (base != 0 && self.sizing & registers == 0).then_some(base);
         Some(Bar {

@@ -258,7 +258,11 @@ fn a_moved_bar_takes_its_trap_along() {
         },
     );
     assert_eq!(bus.live().len(), 1);
-    // A 64-bit BAR moves in two halves.
+    // The upper half of a 64-bit BAR is sized with decode on as well.
+    let sizing = v.config_write(&bus, NVME, 0x14, Width::Dword, u32::MAX);
+    assert!(sizing.is_empty(), "{sizing:?}");
+    write(&mut v, &bus, NVME, 0x14, Width::Dword, 0x80);
+    // It moves in two halves.
     let low = v.config_write(&bus, NVME, 0x10, Width::Dword, 0x1000_0000);
     assert_eq!((low.trap.len(), low.untrap.len()), (2, 2));
     let high = v.config_write(&bus, NVME, 0x14, Width::Dword, 0x81);
