@@ -40,6 +40,9 @@ impl<'a, M: FrameMem, F: EntryFormat> Linear<'a, M, F> {
     ) -> Result<R, Fault> {
         for _ in 0..MAX_WALKS {
             let step = self.guest.p2m.read(self.guest.mem, |r| {
+                if let Some(gpa) = self.paging.quick(r, gla, access) {
+                    return Ok(Step::End(f(r, gpa)?));
+                }
                 match self.paging.walk(r, gla, access)? {
                     Outcome::Done(gpa) => Ok(Step::End(f(r, gpa)?)),
                     Outcome::Fault(fault) => Ok(Step::End(Err(fault))),

@@ -42,7 +42,6 @@ struct LastRam {
     /// Machine address less guest-physical address.
     delta: Cell<u64>,
     entry: Cell<u64>,
-    order: Cell<u8>,
 }
 
 /// What a frame that cannot be reached as RAM is.
@@ -91,7 +90,6 @@ impl<F: EntryFormat> P2m<F> {
                 mask: Cell::new(u64::MAX),
                 delta: Cell::new(0),
                 entry: Cell::new(0),
-                order: Cell::new(0),
             },
         }
     }
@@ -245,7 +243,6 @@ impl<'a, M: FrameMem, F: EntryFormat> Reader<'a, M, F> {
         self.ram.mask.set(mask);
         self.ram.delta.set(delta);
         self.ram.entry.set(e);
-        self.ram.order.set(order);
         Ok(())
     }
 
@@ -254,6 +251,7 @@ impl<'a, M: FrameMem, F: EntryFormat> Reader<'a, M, F> {
     /// # Errors
     /// [`Torn`], to be handed on.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "at most 64")]
     pub fn get_page<'t>(
         &self,
         frames: &'t FrameTable,
@@ -262,17 +260,22 @@ impl<'a, M: FrameMem, F: EntryFormat> Reader<'a, M, F> {
         if gfn.0 >> 36 != 0 {
             return Ok(None);
         }
-        let Some(mfn) = self.with_ram(gfn.gpa(), Maddr::mfn)? else {
+        let mfn = match self.ram(gfn.gpa()) {
+            Ok(at) => at.mfn(),
+            Err(NoRam::NotRam) => return Ok(None),
+            Err(NoRam::Torn) => return Err(Torn),
+        };
+        let Some(held) = frames.get_ref(mfn, self.p2m.owner()) else {
+            self.check()?;
             return Ok(None);
         };
-        let held = frames.get_ref(mfn, self.p2m.owner());
         self.check()?;
         let mapping = Mapping {
             mfn,
             t: F::p2m_type(self.ram.entry.get()),
-            order: self.ram.order.get(),
+            order: self.ram.mask.get().trailing_zeros() as u8,
         };
-        Ok(held.map(|held| (mapping, held)))
+        Ok(Some((mapping, held)))
     }
 }
 
