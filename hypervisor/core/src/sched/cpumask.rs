@@ -1,5 +1,6 @@
 //! Sets of physical CPUs.
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use xen_abi::PcpuId;
 
 /// Number of physical CPUs that can be used.
@@ -152,6 +153,41 @@ impl FromIterator<PcpuId> for CpuMask {
 impl From<Option<PcpuId>> for CpuMask {
     fn from(cpu: Option<PcpuId>) -> Self {
         cpu.map_or(Self::NONE, Self::single)
+    }
+}
+
+/// A set that can be read without a lock, word by word: a hint.
+#[derive(Default)]
+pub struct AtomicMask([AtomicU64; WORDS]);
+
+impl AtomicMask {
+    /// Reads it.
+    #[must_use]
+    pub fn get(&self) -> CpuMask {
+        CpuMask(core::array::from_fn(|i| {
+            self.0.get(i).map_or(0, |w| w.load(Relaxed))
+        }))
+    }
+
+    /// Replaces it.
+    pub fn set(&self, mask: &CpuMask) {
+        for (word, v) in self.0.iter().zip(mask.0) {
+            word.store(v, Relaxed);
+        }
+    }
+
+    /// Adds a CPU.
+    pub fn insert(&self, cpu: PcpuId) {
+        if let Some(w) = self.0.get(cpu.0 as usize / 64) {
+            w.fetch_or(1 << (cpu.0 % 64), Relaxed);
+        }
+    }
+
+    /// Removes a CPU.
+    pub fn remove(&self, cpu: PcpuId) {
+        if let Some(w) = self.0.get(cpu.0 as usize / 64) {
+            w.fetch_and(!(1 << (cpu.0 % 64)), Relaxed);
+        }
     }
 }
 

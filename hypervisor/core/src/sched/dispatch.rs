@@ -33,7 +33,7 @@ impl Scheduler for Sched {
     fn id(&self) -> u32 {
         dispatch!(self, s => s.id())
     }
-    fn add_cpu(&self, cpu: PcpuId, at: CpuTopology, now: Ns) -> Result<(), Errno> {
+    fn add_cpu(&self, cpu: PcpuId, at: CpuTopology, now: Ns) -> Result<CpuMask, Errno> {
         dispatch!(self, s => s.add_cpu(cpu, at, now))
     }
     fn remove_cpu(&self, cpu: PcpuId, now: Ns) -> Result<CpuMask, (Errno, CpuMask)> {

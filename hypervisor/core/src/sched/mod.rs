@@ -165,7 +165,8 @@ pub trait Scheduler {
     fn id(&self) -> u32;
 
     /// Adds a CPU, idle; it calls [`Scheduler::schedule`] when it is ready for work.
-    fn add_cpu(&self, cpu: PcpuId, at: CpuTopology, now: Ns) -> Result<(), Errno>;
+    /// Returns other CPUs to kick.
+    fn add_cpu(&self, cpu: PcpuId, at: CpuTopology, now: Ns) -> Result<CpuMask, Errno>;
 
     /// Takes a CPU out; returns CPUs to kick.  `EBUSY`, also with CPUs to kick, while a
     /// unit is on it: ask again after it has called [`Scheduler::schedule`], which no

@@ -112,7 +112,7 @@ impl Scheduler for Null {
         XEN_SCHEDULER_NULL
     }
 
-    fn add_cpu(&self, cpu: PcpuId, _: CpuTopology, now: Ns) -> Result<(), Errno> {
+    fn add_cpu(&self, cpu: PcpuId, _: CpuTopology, now: Ns) -> Result<CpuMask, Errno> {
         let mut s = self.state.lock();
         if s.cpus.contains_key(&cpu) {
             return Err(Errno::EEXIST);
@@ -127,8 +127,7 @@ impl Scheduler for Null {
             idle: 0,
         };
         s.cpus.insert(cpu, idle);
-        s.assign_waiting();
-        Ok(())
+        Ok(s.assign_waiting())
     }
 
     fn remove_cpu(&self, cpu: PcpuId, _: Ns) -> Result<CpuMask, (Errno, CpuMask)> {
@@ -143,11 +142,12 @@ impl Scheduler for Null {
         let unit = c.unit;
         let is_busy = c.current.is_some() || c.resident.is_some();
         c.must_evict = is_busy;
-        let kick = unit.map_or(CpuMask::NONE, |u| s.release(u));
+        let mut kick = unit.map_or(CpuMask::NONE, |u| s.release(u));
         if is_busy {
             return Err((Errno::EBUSY, kick.or(&CpuMask::single(cpu))));
         }
         s.cpus.remove(&cpu);
+        kick.remove(cpu);
         Ok(kick)
     }
 

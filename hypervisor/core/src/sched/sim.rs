@@ -234,7 +234,7 @@ impl<S: Scheduler> Sim<S> {
             let stop = stop.min().map(|left| self.now.saturating_add(left));
             let event = self.events.first().map(|(t, _)| *t);
             let next = [timer, stop, event].into_iter().flatten().min();
-            let next = next.unwrap_or(u64::MAX).min(end);
+            let next = next.unwrap_or(u64::MAX).min(end).max(self.now);
             self.advance(next);
             if self.now == end {
                 return;

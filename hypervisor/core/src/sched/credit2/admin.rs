@@ -5,7 +5,7 @@ use super::group::Group;
 use super::place::RqGuard;
 use super::rq::{Cpu, Rq};
 use super::unit::{CREDIT_INIT, Place, Unit};
-use super::{Credit2, Grouping, NOWHERE, Shared};
+use super::{Credit2, Grouping, NOWHERE};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -32,7 +32,12 @@ impl Credit2 {
         }
     }
 
-    pub(super) fn admit_cpu(&self, cpu: PcpuId, at: CpuTopology, now: Ns) -> Result<(), Errno> {
+    pub(super) fn admit_cpu(
+        &self,
+        cpu: PcpuId,
+        at: CpuTopology,
+        now: Ns,
+    ) -> Result<CpuMask, Errno> {
         let home = self.cpu_home.get(cpu.0 as usize).ok_or(Errno::EINVAL)?;
         let mut admin = self.admin.lock();
         if home.load(Relaxed) != NOWHERE {
@@ -42,13 +47,13 @@ impl Credit2 {
         let has_room = |i: usize| {
             self.rqs
                 .get(i)
-                .is_some_and(|s| s.cpus().len() < self.config.max_cpus_per_rq)
+                .is_some_and(|s| s.cpus.get().len() < self.config.max_cpus_per_rq)
         };
         let found = admin.keys.iter().enumerate();
         let found = found.filter(|(i, k)| **k == key && has_room(*i));
         let number = found.map(|(i, _)| i).next();
         // An emptied run queue is used again.
-        let is_empty = |i: &usize| self.rqs.get(*i).is_some_and(|s| s.cpus().is_empty());
+        let is_empty = |i: &usize| self.rqs.get(*i).is_some_and(|s| s.cpus.get().is_empty());
         let number = number.or_else(|| (0..admin.keys.len()).find(is_empty));
         let number = number.unwrap_or(admin.keys.len());
         let shared = self.rqs.get(number).ok_or(Errno::ENOSPC)?;
@@ -60,17 +65,22 @@ impl Credit2 {
         let mut rq = shared.rq.lock();
         rq.reserve(admin.units);
         let index = rq.add_cpu(cpu, now);
-        set_cpu(shared, cpu, true);
+        shared.cpus.insert(cpu);
         home.store(number << 8 | index, Relaxed);
         drop(rq);
         self.rqs_used
             .store(u32::try_from(admin.keys.len()).unwrap_or(0), Relaxed);
+        let mut kick = CpuMask::NONE;
         for (i, s) in (0..).zip(self.rqs.iter().take(admin.keys.len())) {
             let mut rq = s.rq.lock();
-            rq.mend_affinity(cpu);
-            self.publish(i, &rq);
+            let mended = rq.mend_affinity(cpu);
+            self.publish(i, &mut rq);
+            drop(rq);
+            if let Some(running) = mended {
+                kick = kick.or(&running).or(&self.place_all(i, now));
+            }
         }
-        Ok(())
+        Ok(kick)
     }
 
     pub(super) fn dismiss_cpu(&self, cpu: PcpuId, now: Ns) -> Result<CpuMask, (Errno, CpuMask)> {
@@ -86,7 +96,9 @@ impl Credit2 {
         let mut rq = shared.rq.lock();
         rq.online &= !(1 << index);
         rq.idle &= !(1 << index);
-        set_cpu(shared, cpu, false);
+        rq.ticking &= !(1 << index);
+        rq.unwatch(index);
+        shared.cpus.remove(cpu);
         let is_busy = rq
             .cpu(index)
             .is_some_and(|c| c.current.is_some() || c.resident.is_some());
@@ -96,7 +108,7 @@ impl Credit2 {
                 home.store(NOWHERE, Relaxed);
             }
         }
-        self.publish(number, &rq);
+        self.publish(number, &mut rq);
         drop(rq);
         let mut kick = self.place_all(number, now);
         drop(admin);
@@ -129,7 +141,9 @@ impl Credit2 {
     }
 
     fn all_cpus(&self) -> CpuMask {
-        self.rqs.iter().fold(CpuMask::NONE, |m, s| m.or(&s.cpus()))
+        self.rqs
+            .iter()
+            .fold(CpuMask::NONE, |m, s| m.or(&s.cpus.get()))
     }
 
     pub(super) fn create_group(&self, group: GroupId, params: Params) -> Result<(), Errno> {
@@ -169,7 +183,7 @@ impl Credit2 {
         for (i, shared) in (0..self.rq_count()).zip(self.rqs.iter()) {
             let mut rq = shared.rq.lock();
             kick = kick.or(&rq.adopt_params(id, now));
-            self.publish(i, &rq);
+            self.publish(i, &mut rq);
         }
         Ok(kick)
     }
@@ -269,12 +283,17 @@ impl Credit2 {
         if let Some(slot) = rq.units.get_mut(id.0 as usize) {
             *slot = Some(unit);
         }
+        if place == Place::Parked && hard_here & rq.online == 0 {
+            rq.unpark(id);
+            rq.enqueue(id);
+            return self.place(rq, home, id, now).into();
+        }
         match place {
             Place::Running(cpu) if hard_here >> cpu & 1 == 0 => {
                 rq.cpu(cpu).map_or(CpuMask::NONE, |c| CpuMask::single(c.id))
             }
             Place::Queued => self.place(rq, home, id, now).into(),
-            // Asleep or parked: it is placed when it wakes.
+            // Asleep or parked: it is placed when it waits again.
             Place::Running(_) | Place::Asleep | Place::Parked => CpuMask::NONE,
         }
     }
@@ -291,7 +310,7 @@ impl Credit2 {
             writeln!(
                 out,
                 "run queue {i}: cpus {} load {} max weight {} waiting {} parked {}",
-                shared.cpus(),
+                shared.cpus.get(),
                 rq.load,
                 rq.base.max_weight,
                 rq.queue.len(),
@@ -308,30 +327,18 @@ impl Credit2 {
                 let Some(u) = u.as_deref().filter(|u| u.place != Place::Asleep) else {
                     continue;
                 };
+                let credit = match u.place {
+                    Place::Running(_) => u.credit_at(&rq.base, now),
+                    Place::Asleep | Place::Queued | Place::Parked => u.credit(&rq.base),
+                };
                 writeln!(
                     out,
-                    "  unit {id}: {:?} credit {} weight {} hard {} soft {}",
-                    u.place,
-                    u.credit_at(&rq.base, now),
-                    u.weight,
-                    u.hard,
-                    u.soft
+                    "  unit {id}: {:?} credit {credit} weight {} hard {} soft {}",
+                    u.place, u.weight, u.hard, u.soft
                 )?;
             }
         }
         Ok(())
-    }
-}
-
-/// Updates the mask that other run queues see.
-fn set_cpu(shared: &Shared, cpu: PcpuId, is_member: bool) {
-    if let Some(word) = shared.cpus.get(cpu.0 as usize / 64) {
-        let bit = 1 << (cpu.0 % 64);
-        if is_member {
-            word.fetch_or(bit, Relaxed);
-        } else {
-            word.fetch_and(!bit, Relaxed);
-        }
     }
 }
 
@@ -363,11 +370,29 @@ impl Rq {
             *slot = None;
         }
         self.tickled &= !(1 << index);
-        if self.refill_cpu == index && self.refill_at != u64::MAX {
-            // Somebody else must watch the clock for the parked: whoever comes first.
-            self.refill_cpu = self.online.trailing_zeros();
-        }
         self.localize_all();
+    }
+
+    /// A CPU leaves.  It may have watched the clock for the parked, or been the last
+    /// that they can run on: let them wait in the queue, so that they are placed anew and
+    /// whoever takes them parks them again if need be.
+    fn unwatch(&mut self, index: u32) {
+        let is_watch = self.refill_cpu == index;
+        self.release_parked(is_watch);
+    }
+
+    /// Moves parked units to the queue: those that can run on none of these CPUs, or all.
+    fn release_parked(&mut self, all: bool) {
+        let mut i = 0;
+        while let Some(id) = self.parked.get(i).copied() {
+            let online = self.online;
+            if all || self.unit(id).is_some_and(|u| u.hard_here & online == 0) {
+                self.unpark(id);
+                self.enqueue(id);
+            } else {
+                i += 1;
+            }
+        }
     }
 
     fn localize_all(&mut self) {
@@ -383,14 +408,24 @@ impl Rq {
         }
     }
 
-    /// A CPU has come to the pool: units that had none of their own may have it now.
-    fn mend_affinity(&mut self, cpu: PcpuId) {
+    /// A CPU has come to the pool: units that had none of their own have it now.  `None`
+    /// if there was no such unit, else the CPUs where such a unit runs.
+    fn mend_affinity(&mut self, cpu: PcpuId) -> Option<CpuMask> {
+        let mut running = None;
         for unit in self.units.iter_mut().flatten() {
             if unit.any_cpu && unit.hard.contains(cpu) {
                 unit.any_cpu = false;
+                let mask: &mut CpuMask = running.get_or_insert_default();
+                if matches!(unit.place, Place::Running(_)) {
+                    mask.insert(unit.cpu);
+                }
             }
         }
-        self.localize_all();
+        if running.is_some() {
+            self.localize_all();
+            self.release_parked(false);
+        }
+        running
     }
 
     /// Brings the units of a group up to its new weight and cap; returns CPUs to kick.

@@ -75,6 +75,11 @@ impl Rq {
             self.lay_down(current, readiness, m.now);
             return None;
         }
+        if unit.hard_here >> m.cpu & 1 == 0 || !is_online {
+            self.leave_cpu(m);
+            self.preempt(current, m.now);
+            return None;
+        }
         if unit.is_capped && unit.budget <= 0 {
             match unit.group.take(unit.budget, m.now) {
                 Ok(budget) => unit.budget = budget,
@@ -86,11 +91,6 @@ impl Rq {
                     return None;
                 }
             }
-        }
-        if unit.hard_here >> m.cpu & 1 == 0 || !is_online {
-            self.leave_cpu(m);
-            self.preempt(current, m.now);
-            return None;
         }
         Some(current)
     }

@@ -30,8 +30,11 @@ mod rq;
 mod unit;
 
 #[cfg(test)]
+mod random_tests;
+#[cfg(test)]
 mod tests;
 
+use super::cpumask::AtomicMask;
 use super::dense::Dense;
 use super::{
     CpuInfo, CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, Scheduler,
@@ -49,6 +52,8 @@ use unit::Place;
 use xen_abi::{Errno, Ns, PcpuId};
 
 const NOWHERE: u32 = u32::MAX;
+/// How often an idle CPU looks for work elsewhere in one go.
+const MAX_STEALS: u32 = 16;
 /// A run queue's masks have 64 bits.
 const MAX_CPUS_PER_RQ: u32 = 64;
 
@@ -102,30 +107,22 @@ impl Default for Config {
 #[repr(align(64))]
 struct Shared {
     rq: Mutex<Rq>,
-    /// Idle CPUs that nobody has kicked yet.
-    idle: AtomicU32,
     queued: AtomicU32,
     load: AtomicU64,
-    cpus: [AtomicU64; MAX_CPUS as usize / 64],
+    /// Idle CPUs that nobody has kicked yet.
+    idle: AtomicMask,
+    cpus: AtomicMask,
 }
 
 impl Shared {
     fn new() -> Self {
         Self {
             rq: Mutex::new(Rq::new()),
-            idle: AtomicU32::new(0),
             queued: AtomicU32::new(0),
             load: AtomicU64::new(0),
-            cpus: Default::default(),
+            idle: AtomicMask::default(),
+            cpus: AtomicMask::default(),
         }
-    }
-
-    fn cpus(&self) -> CpuMask {
-        let mut bytes = [0; MAX_CPUS as usize / 8];
-        for (to, from) in bytes.chunks_exact_mut(8).zip(&self.cpus) {
-            to.copy_from_slice(&from.load(Relaxed).to_le_bytes());
-        }
-        CpuMask::from_bytes(&bytes)
     }
 }
 
@@ -215,15 +212,20 @@ impl Credit2 {
 
     /// Lets other run queues know how this one is doing.
     #[inline]
-    fn publish(&self, number: u32, rq: &Rq) {
-        if let Some(s) = self.rqs.get(number as usize)
-            && self.rq_count() > 1
-        {
-            let idle = rq.idle & !rq.tickled & rq.online;
-            s.idle.store(idle.count_ones(), Relaxed);
-            s.queued
-                .store(u32::try_from(rq.queue.len()).unwrap_or(u32::MAX), Relaxed);
-            s.load.store(rq.load, Relaxed);
+    fn publish(&self, number: u32, rq: &mut Rq) {
+        if self.rq_count() == 1 {
+            return;
+        }
+        let Some(s) = self.rqs.get(number as usize) else {
+            return;
+        };
+        s.queued
+            .store(u32::try_from(rq.queue.len()).unwrap_or(u32::MAX), Relaxed);
+        s.load.store(rq.load, Relaxed);
+        let idle = rq.idle & !rq.tickled & rq.online;
+        if idle != rq.published_idle {
+            rq.published_idle = idle;
+            s.idle.set(&rq.mask_of(idle));
         }
     }
 }
@@ -233,7 +235,7 @@ impl Scheduler for Credit2 {
         XEN_SCHEDULER_CREDIT2
     }
 
-    fn add_cpu(&self, cpu: PcpuId, at: CpuTopology, now: Ns) -> Result<(), Errno> {
+    fn add_cpu(&self, cpu: PcpuId, at: CpuTopology, now: Ns) -> Result<CpuMask, Errno> {
         self.admit_cpu(cpu, at, now)
     }
 
@@ -318,7 +320,7 @@ impl Scheduler for Credit2 {
                 Place::Parked => rq.unpark(unit),
             }
             rq.lay_down(unit, readiness, now);
-            self.publish(home, &rq);
+            self.publish(home, &mut rq);
             None
         })
         .flatten()
@@ -347,13 +349,14 @@ impl Scheduler for Credit2 {
         let mut rq = shared.rq.lock();
         let mut d = rq.decide(&moment, readiness);
         if self.rq_count() > 1 {
-            self.publish(home, &rq);
+            self.publish(home, &mut rq);
             let is_online = rq.online >> index & 1 != 0;
             let has_waiting = !rq.queue.is_empty();
             drop(rq);
             if d.next.is_none() && is_online {
                 self.take_work(&mut d, &moment, home);
-            } else if has_waiting {
+            }
+            if has_waiting {
                 let kick = self.offload(home, now);
                 d.kick = d.kick.or(&kick.into());
             }
@@ -445,7 +448,7 @@ impl Scheduler for Credit2 {
     fn cpus(&self) -> CpuMask {
         (0..self.rq_count())
             .filter_map(|i| self.rqs.get(i as usize))
-            .fold(CpuMask::NONE, |m, s| m.or(&s.cpus()))
+            .fold(CpuMask::NONE, |m, s| m.or(&s.cpus.get()))
     }
 
     fn dump(&self, now: Ns, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
@@ -456,18 +459,21 @@ impl Scheduler for Credit2 {
 impl Credit2 {
     /// An idle CPU takes a waiting unit from another run queue.
     fn take_work(&self, d: &mut Decision, m: &Moment, home: u32) {
-        if !self.steal(home, m.id, m.now) {
-            return;
-        }
         let Some(shared) = self.rqs.get(home as usize) else {
             return;
         };
-        let (evict, kick) = (d.evict, d.kick);
-        let mut rq = shared.rq.lock();
-        // Nobody is current: there is no readiness to ask for.
-        *d = rq.decide(m, |_| Readiness::Offline);
-        self.publish(home, &rq);
-        d.kick = d.kick.or(&kick);
-        d.evict = d.evict.or(evict);
+        // What it takes may turn out to have no budget left, and be parked.
+        for _ in 0..MAX_STEALS {
+            if d.next.is_some() || !self.steal(home, m.id, m.now) {
+                return;
+            }
+            let (evict, kick) = (d.evict, d.kick);
+            let mut rq = shared.rq.lock();
+            // Nobody is current: there is no readiness to ask for.
+            *d = rq.decide(m, |_| Readiness::Offline);
+            self.publish(home, &mut rq);
+            d.kick = d.kick.or(&kick);
+            d.evict = d.evict.or(evict);
+        }
     }
 }

@@ -147,6 +147,22 @@ impl Rq {
         kick
     }
 
+    /// The first waiting unit that no CPU on its way here will take, and that may leave
+    /// for one of `cpus`.
+    fn surplus(&self, cpus: &CpuMask) -> Option<UnitId> {
+        let mut coming = self.idle & self.tickled;
+        let waiting = self.queue.iter().rev().map(|w| w.unit);
+        waiting
+            .filter(|w| {
+                let taken = self.unit(*w).map_or(0, |u| u.hard_here & coming);
+                if taken != 0 {
+                    coming &= !(1 << taken.trailing_zeros());
+                }
+                taken == 0
+            })
+            .find(|w| self.movable(*w, cpus).is_some())
+    }
+
     /// A waiting unit that may leave for one of `cpus`.
     fn movable(&self, w: UnitId, cpus: &CpuMask) -> Option<&Unit> {
         self.unit(w)
@@ -163,7 +179,7 @@ impl Credit2 {
         for _ in 0..MAX_MOVES {
             let to = match rq.fit(id) {
                 Fit::Taken(kick) => {
-                    self.publish(home, &rq);
+                    self.publish(home, &mut rq);
                     return kick;
                 }
                 Fit::Busy => rq.unit(id).and_then(|u| self.idle_rq_for(u, home)),
@@ -182,13 +198,13 @@ impl Credit2 {
             let Some(unit) = self.take_out(&mut rq, id, to) else {
                 break;
             };
-            self.publish(home, &rq);
+            self.publish(home, &mut rq);
             drop(rq);
             rq = self.put_in(to, id, unit, now)?;
             home = to;
         }
         let kick = rq.fit_or_preempt(id, now);
-        self.publish(home, &rq);
+        self.publish(home, &mut rq);
         kick
     }
 
@@ -211,7 +227,8 @@ impl Credit2 {
         }
         let is_fit = |i: u32| {
             self.rqs.get(i as usize).is_some_and(|s| {
-                s.idle.load(Relaxed) > 0 && (unit.any_cpu || s.cpus().intersects(&unit.hard))
+                let idle = s.idle.get();
+                !idle.is_empty() && (unit.any_cpu || idle.intersects(&unit.hard))
             })
         };
         let count = self.rq_count();
@@ -223,7 +240,7 @@ impl Credit2 {
         (0..self.rq_count())
             .filter_map(|i| {
                 let s = self.rqs.get(i as usize)?;
-                let cpus = s.cpus();
+                let cpus = s.cpus.get();
                 let usable = if unit.any_cpu {
                     cpus
                 } else {
@@ -278,21 +295,13 @@ impl Credit2 {
                 continue;
             }
             let mut rq = shared.rq.lock();
-            let coming = (rq.idle & rq.tickled).count_ones() as usize;
-            let found = rq
-                .queue
-                .iter()
-                .rev()
-                .skip(coming)
-                .map(|w| w.unit)
-                .find(|w| rq.movable(*w, &mine).is_some());
-            if let Some(id) = found
+            if let Some(id) = rq.surplus(&mine)
                 && let Some(unit) = self.take_out(&mut rq, id, to)
             {
-                self.publish(from, &rq);
+                self.publish(from, &mut rq);
                 drop(rq);
-                if let Some(rq) = self.put_in(to, id, unit, now) {
-                    self.publish(to, &rq);
+                if let Some(mut rq) = self.put_in(to, id, unit, now) {
+                    self.publish(to, &mut rq);
                 }
                 return true;
             }
@@ -302,26 +311,21 @@ impl Credit2 {
 
     /// Gives one waiting unit to another run queue that has an idle CPU for it.
     pub(super) fn offload(&self, from: u32, now: Ns) -> Option<PcpuId> {
-        let has_idle = |i: u32| {
-            self.rqs
-                .get(i as usize)
-                .is_some_and(|s| s.idle.load(Relaxed) > 0)
-        };
-        let to = (0..self.rq_count()).find(|i| *i != from && has_idle(*i))?;
-        let cpus = self.rqs.get(to as usize)?.cpus();
-        let mut rq = self.rqs.get(from as usize)?.rq.lock();
-        let coming = (rq.idle & rq.tickled).count_ones() as usize;
-        let id = rq
-            .queue
-            .iter()
-            .rev()
-            .skip(coming)
-            .map(|w| w.unit)
-            .find(|w| rq.movable(*w, &cpus).is_some())?;
-        let unit = self.take_out(&mut rq, id, to)?;
-        self.publish(from, &rq);
-        drop(rq);
-        self.place(self.put_in(to, id, unit, now)?, to, id, now)
+        for to in (0..self.rq_count()).filter(|i| *i != from) {
+            let shared = self.rqs.get(to as usize)?;
+            let idle = shared.idle.get();
+            if idle.is_empty() {
+                continue;
+            }
+            let mut rq = self.rqs.get(from as usize)?.rq.lock();
+            if let Some(id) = rq.surplus(&idle) {
+                let unit = self.take_out(&mut rq, id, to)?;
+                self.publish(from, &mut rq);
+                drop(rq);
+                return self.place(self.put_in(to, id, unit, now)?, to, id, now);
+            }
+        }
+        None
     }
 
     /// Pushes a waiting unit to the least loaded run queue, if that evens the load out
@@ -329,7 +333,7 @@ impl Credit2 {
     pub(super) fn push_for_balance(&self, from: u32, now: Ns) -> Option<PcpuId> {
         let density = |i: u32| {
             let s = self.rqs.get(i as usize)?;
-            let cpus = u64::from(s.cpus().len());
+            let cpus = u64::from(s.cpus.get().len());
             (cpus > 0).then(|| s.load.load(Relaxed) / cpus)
         };
         let mine = density(from)?;
@@ -340,8 +344,8 @@ impl Credit2 {
         if theirs >= mine {
             return None;
         }
-        let their_cpus = self.rqs.get(to as usize)?.cpus();
-        let my_cpus = u64::from(self.rqs.get(from as usize)?.cpus().len().max(1));
+        let their_cpus = self.rqs.get(to as usize)?.cpus.get();
+        let my_cpus = u64::from(self.rqs.get(from as usize)?.cpus.get().len().max(1));
         let mut rq = self.rqs.get(from as usize)?.rq.lock();
         rq.is_balance_due = false;
         if now.0.saturating_sub(rq.balanced.0) < BALANCE_INTERVAL {
@@ -359,7 +363,7 @@ impl Credit2 {
             .min()?;
         rq.balanced = now;
         let unit = self.take_out(&mut rq, id, to)?;
-        self.publish(from, &rq);
+        self.publish(from, &mut rq);
         drop(rq);
         let mut rq = self.put_in(to, id, unit, now)?;
         // The one that came must not be sent on at once.
@@ -383,21 +387,5 @@ impl Credit2 {
             drop(rq);
             core::hint::spin_loop();
         }
-    }
-}
-
-#[cfg(test)]
-impl Rq {
-    /// True if an idle CPU of the queue has not been told of a unit that it could run.
-    pub(super) fn neglects(&self) -> bool {
-        (0..64u32)
-            .filter(|i| self.idle >> i & 1 != 0 && self.tickled >> i & 1 == 0)
-            .any(|i| {
-                let Some(cpu) = self.cpu(i) else { return true };
-                self.queue.iter().any(|w| {
-                    self.unit(w.unit)
-                        .is_none_or(|u| super::decide::may_run(u, i, cpu.id))
-                })
-            })
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct Rq {
     /// CPUs that were told to ask again because somebody waits.  The others ask only when
     /// they are kicked.
     pub ticking: u64,
+    /// Idle and not kicked, as other run queues were told.
+    pub published_idle: u64,
     pub base: CreditBase,
     pub queue: VecDeque<Waiting>,
     pub units: Vec<Option<Box<Unit>>>,
@@ -80,6 +82,7 @@ impl Rq {
             idle: 0,
             tickled: 0,
             ticking: 0,
+            published_idle: 0,
             base: CreditBase::new(),
             queue: VecDeque::new(),
             units: Vec::new(),
@@ -137,6 +140,14 @@ impl Rq {
             .enumerate()
             .filter(|(_, c)| c.as_ref().is_some_and(|c| mask.contains(c.id)))
             .fold(0, |m, (i, _)| m | 1 << i)
+    }
+
+    /// Translates indices of this queue to CPUs.
+    pub(super) fn mask_of(&self, indices: u64) -> CpuMask {
+        let cpus = self.cpus.iter().enumerate();
+        cpus.filter(|(i, _)| indices >> i & 1 != 0)
+            .filter_map(|(_, c)| Some(c.as_ref()?.id))
+            .collect()
     }
 
     /// Computes the local masks of a unit; `any_cpu` overrides its hard affinity.

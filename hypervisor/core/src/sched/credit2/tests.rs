@@ -420,7 +420,8 @@ fn cpus_come_and_go() {
         // It comes back.
         s.cpus[2].is_gone = false;
         let at = CpuTopology::default();
-        s.sched.add_cpu(PcpuId(2), at, Ns(s.now)).unwrap();
+        let kick = s.sched.add_cpu(PcpuId(2), at, Ns(s.now)).unwrap();
+        s.kick(kick);
         assert_eq!(
             s.sched.add_cpu(PcpuId(2), at, Ns(s.now)),
             Err(Errno::EEXIST)
