@@ -9,10 +9,6 @@ use super::{
 use xen_abi::{Errno, Ns, PcpuId};
 
 /// The scheduler of a CPU pool, chosen when the pool is made (`sched=`).
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one per CPU pool; a box would cost a load on every operation"
-)]
 pub enum Sched {
     /// `sched=credit2`, the default.
     Credit2(Credit2),
