@@ -81,7 +81,7 @@ pub trait Cpus {
     fn cpu_count(&self) -> u32;
     /// Makes `cpu` leave its guest or its idle sleep and look at its work again.
     fn kick(&self, cpu: PcpuId);
-    /// As [`Cpus::kick`], and waits until `cpu` has left its guest.
+    /// As [`Cpus::kick`], and waits until `cpu` has left its guest. Lets interrupts in; the caller holds no lock.
     fn kick_and_wait(&self, cpu: PcpuId);
 }
 

@@ -206,9 +206,8 @@ fn program_timer<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {
 
 fn expire_timers<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {
     let now = hv.now();
-    if cpu.armed.load(Ordering::Relaxed) <= now.0 {
-        cpu.armed.store(u64::MAX, Ordering::Relaxed);
-    }
+    // The hardware timer is spent, even if it fired a little early.
+    cpu.armed.store(u64::MAX, Ordering::Relaxed);
     if cpu.slice_end.load(Ordering::Relaxed) <= now.0 {
         cpu.slice_end.store(u64::MAX, Ordering::Relaxed);
         cpu.work.fetch_or(work::RESCHED, Ordering::SeqCst);

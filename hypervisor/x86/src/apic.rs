@@ -219,9 +219,3 @@ pub fn arm(deadline: Option<(u64, u64)>) {
         write(REG_INIT_COUNT, count);
     }
 }
-
-/// Whether `vector` waits at this CPU's APIC.
-#[must_use]
-pub fn is_requested(vector: u8) -> bool {
-    read(0x20 + u32::from(vector >> 5)) & 1 << (vector & 31) != 0
-}

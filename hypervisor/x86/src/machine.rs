@@ -196,13 +196,10 @@ impl<B: HvmBackend> Cpus for X86<B> {
         let count = &self.kicks[id.0 as usize];
         let before = count.load(Ordering::SeqCst);
         self.kick(id);
-        // A CPU in the hypervisor takes the kick at its next window; two CPUs that wait for
-        // each other would never come to it, so this one answers meanwhile.
+        // Two CPUs that wait for each other must both answer: callers hold no lock.
         while count.load(Ordering::SeqCst) == before {
+            cpu::irq_window();
             cpu::pause();
-            if apic::is_requested(apic::VECTOR_KICK) {
-                break;
-            }
         }
     }
 }

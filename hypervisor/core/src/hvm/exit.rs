@@ -95,7 +95,13 @@ fn hypercall<M: Machine>(
     v: &Arc<Vcpu<M>>,
     hw: &mut HwVcpu<M>,
 ) -> Next {
-    match hypercall::enter(&mut Ctx { hv, d, v, hw }) {
+    match hypercall::enter(&mut Ctx {
+        hv,
+        d,
+        v,
+        hw,
+        args: [0; 5],
+    }) {
         Flow::Done(_) => {
             retire(hv, d, hw, Insn::Hypercall);
             Next::Resume

@@ -16,7 +16,6 @@ ops! { "console_io":
 const CHUNK: usize = 256;
 
 fn write<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
-    use crate::hvm::backend::HvmBackend;
     let (count, at) = (a[0], a[1]);
     if count > 1 << 31 {
         return Err(Errno::EINVAL);
@@ -27,8 +26,7 @@ fn write<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpRes
     c.hv.guest_console(c.d, &buf[..n]);
     let left = count - n as u64;
     if left > 0 {
-        let r = <M::Hvm as HvmBackend>::regs_mut(c.hw);
-        (r.rsi, r.rdx) = (left, at.wrapping_add(n as u64));
+        (c.args[1], c.args[2]) = (left, at.wrapping_add(n as u64));
         return Ok(Flow::Again);
     }
     OK

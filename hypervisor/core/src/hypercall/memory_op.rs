@@ -165,9 +165,8 @@ fn extents<M: Machine>(
     a: [u64; 3],
     each: impl Fn(&mut Ctx<'_, M>, &alloc::sync::Arc<crate::domain::Domain<M>>, u64) -> bool,
 ) -> OpResult {
-    use crate::hvm::backend::HvmBackend;
     let r: XenMemoryReservation = c.read(a[0])?;
-    let start = <M::Hvm as HvmBackend>::regs(c.hw).rdi >> MEMOP_EXTENT_SHIFT;
+    let start = c.args[0] >> MEMOP_EXTENT_SHIFT;
     // Progress comes back through a register that the guest could have set: it only skips extents.
     if start > r.nr_extents {
         return Err(Errno::EINVAL);
@@ -180,8 +179,7 @@ fn extents<M: Machine>(
     }
     for i in start..r.nr_extents {
         if i - start == BATCH {
-            let regs = <M::Hvm as HvmBackend>::regs_mut(c.hw);
-            regs.rdi = regs.rdi & MEMOP_CMD_MASK | i << MEMOP_EXTENT_SHIFT;
+            c.args[0] = c.args[0] & MEMOP_CMD_MASK | i << MEMOP_EXTENT_SHIFT;
             return Ok(Flow::Again);
         }
         let Some(at) = r.extent_start.cast::<u64>().index(i) else {

@@ -41,6 +41,8 @@ pub struct Ctx<'a, M: Machine> {
     pub v: &'a Arc<Vcpu<M>>,
     /// Its hardware state.
     pub hw: &'a mut HwVcpu<M>,
+    /// Arguments of the call; before it returns [`Flow::Again`] an operation puts its progress here.
+    pub args: [u64; 5],
 }
 
 /// What becomes of the caller.
@@ -50,7 +52,7 @@ pub enum Flow {
     Done(u64),
     /// Done, and the vCPU should give way to the scheduler.
     Reschedule(u64),
-    /// Not done: execute the hypercall again (progress is in the arguments or in the vCPU).
+    /// Not done: execute the hypercall again with [`Ctx::args`].
     Again,
 }
 
@@ -169,8 +171,9 @@ impl<M: Machine> Ctx<'_, M> {
 }
 
 /// Runs one hypercall by number. Also the body of a multicall entry.
-pub(crate) fn call<M: Machine>(c: &mut Ctx<'_, M>, nr: u64, a: [u64; 5]) -> OpResult {
+pub(crate) fn call<M: Machine>(c: &mut Ctx<'_, M>, nr: u64) -> OpResult {
     use xen_abi::xen as n;
+    let a = c.args;
     let a3 = [a[1], a[2], a[3]];
     match u32::try_from(nr).unwrap_or(u32::MAX) {
         n::__HYPERVISOR_event_channel_op => event_channel_op::dispatch(c, a[0], a3),
@@ -219,10 +222,20 @@ pub fn enter<M: Machine>(c: &mut Ctx<'_, M>) -> Flow {
         <M::Hvm as HvmBackend>::regs_mut(c.hw).rax = Errno::ENOSYS.as_rax() & 0xffff_ffff;
         return Flow::Done(0);
     }
-    let (flow, rax) = match call(c, nr, args) {
+    c.args = args;
+    let (flow, rax) = match call(c, nr) {
         Ok(Flow::Done(v)) => (Flow::Done(v), v),
         Ok(Flow::Reschedule(v)) => (Flow::Reschedule(v), v),
-        Ok(Flow::Again) => return Flow::Again,
+        Ok(Flow::Again) => {
+            let a = c.args;
+            let r = <M::Hvm as HvmBackend>::regs_mut(c.hw);
+            if is_long {
+                (r.rdi, r.rsi, r.rdx, r.r10, r.r8) = (a[0], a[1], a[2], a[3], a[4]);
+            } else {
+                (r.rbx, r.rcx, r.rdx, r.rsi, r.rdi) = (a[0], a[1], a[2], a[3], a[4]);
+            }
+            return Flow::Again;
+        }
         Err(e) => (Flow::Done(0), e.as_rax()),
     };
     <M::Hvm as HvmBackend>::regs_mut(c.hw).rax = rax;

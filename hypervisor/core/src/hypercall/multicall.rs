@@ -9,10 +9,9 @@ use crate::machine::Machine;
 /// Entries run before the rest waits for the next round.
 const BATCH: u64 = 32;
 
-/// Runs `count` entries at `list`. Progress is kept in the guest's argument
-/// registers: the list pointer and the count move on, as in Xen.
+/// Runs `count` entries at `list`. Progress: the list pointer and the count move on, as in
+/// Xen; an entry that is not done gets its own progress written back into its arguments.
 pub(super) fn run<M: Machine>(c: &mut Ctx<'_, M>, list: u64, count: u64) -> OpResult {
-    use crate::hvm::backend::HvmBackend;
     let size = size_of::<MulticallEntry>() as u64;
     if count > u64::from(u32::MAX) {
         return Err(Errno::EINVAL);
@@ -20,15 +19,12 @@ pub(super) fn run<M: Machine>(c: &mut Ctx<'_, M>, list: u64, count: u64) -> OpRe
     let mut result = Flow::Done(0);
     for i in 0..count {
         let at = list.checked_add(i * size).ok_or(Errno::EFAULT)?;
-        let e: MulticallEntry = c.read(at)?;
+        let mut e: MulticallEntry = c.read(at)?;
         let flow = if e.op == u64::from(__HYPERVISOR_multicall) {
             Err(Errno::EINVAL)
         } else {
-            super::call(
-                c,
-                e.op,
-                [e.args[0], e.args[1], e.args[2], e.args[3], e.args[4]],
-            )
+            c.args = [e.args[0], e.args[1], e.args[2], e.args[3], e.args[4]];
+            super::call(c, e.op)
         };
         let value = match flow {
             Ok(Flow::Done(v)) => v,
@@ -37,17 +33,16 @@ pub(super) fn run<M: Machine>(c: &mut Ctx<'_, M>, list: u64, count: u64) -> OpRe
                 v
             }
             Ok(Flow::Again) => {
-                // The entry goes on where it stopped: its own arguments carry the progress.
-                let r = <M::Hvm as HvmBackend>::regs_mut(c.hw);
-                (r.rdi, r.rsi) = (at, count - i);
+                e.args[..5].copy_from_slice(&c.args);
+                c.write(at, &e)?;
+                c.args = [at, count - i, 0, 0, 0];
                 return Ok(Flow::Again);
             }
             Err(e) => e.as_rax(),
         };
         c.write(at.wrapping_add(8), &value)?;
         if i + 1 == BATCH && i + 1 < count {
-            let r = <M::Hvm as HvmBackend>::regs_mut(c.hw);
-            (r.rdi, r.rsi) = (list.wrapping_add((i + 1) * size), count - i - 1);
+            c.args = [list.wrapping_add((i + 1) * size), count - i - 1, 0, 0, 0];
             return Ok(Flow::Again);
         }
     }
