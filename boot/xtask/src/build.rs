@@ -55,10 +55,31 @@ pub(crate) fn system_tests(layout: &Layout, arguments: &[String]) -> Result<()> 
     step::run(&mut command)
 }
 
+/// Builds the guest that measures, without its debug information.
+fn bench_guest(layout: &Layout) -> Result<()> {
+    let triple = "x86_64-unknown-none";
+    let mut command = cargo(layout);
+    command.args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "bench-guest",
+        "--target",
+        triple,
+    ]);
+    step::run(&mut command)?;
+    let built = target(layout).join(triple).join("release/bench-guest");
+    let elf = std::fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    std::fs::write(layout.build().join("bench-guest.elf"), elf32::strip(&elf)?)?;
+    Ok(())
+}
+
 /// Builds what is measured, then measures.
 pub(crate) fn bench(layout: &Layout, arguments: &[String]) -> Result<()> {
     if !arguments.iter().any(|a| a == "--native-only") {
         image(layout)?;
+        bench_guest(layout)?;
     }
     agent(layout)?;
     let mut command = cargo(layout);

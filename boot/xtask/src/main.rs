@@ -20,7 +20,7 @@ usage: ./radon COMMAND [ARGUMENTS]
                [-- XEN OPTIONS]
   test         system tests on emulated machines: [--native] [--list] [GROUP...]
   test-long    the same and the long groups
-  bench        instruction counts beside Linux alone: [--native-only]
+  bench        instruction counts beside Linux alone: [--native-only] [--no-bochs]
   clean        remove build/ and target/, keeping build/cache
   help         this text
 ";

@@ -1,4 +1,4 @@
-//! `bench [--native-only]`: figures that do not depend on the load of the host.
+//! `bench [--native-only] [--no-bochs]`: figures that do not depend on the load of the host.
 //!
 //! QEMU runs with `-icount`, where one instruction is one nanosecond of virtual
 //! time, on one CPU; a plugin counts what is executed, idle time excluded. The
@@ -7,6 +7,7 @@
 
 mod boot;
 mod counter;
+mod operations;
 
 use std::process::ExitCode;
 
@@ -26,5 +27,10 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let native_only = std::env::args().any(|word| word == "--native-only");
     let layout = Layout::new()?;
-    boot::figures(&layout, native_only)
+    boot::figures(&layout, native_only)?;
+    if !native_only {
+        let no_bochs = std::env::args().any(|word| word == "--no-bochs");
+        operations::figures(&layout, no_bochs)?;
+    }
+    Ok(())
 }

@@ -90,10 +90,15 @@ impl Env {
     }
 
     /// The hypervisor by QEMU's loader with these modules.
+    ///
+    /// `RADON_OTHER_IMAGE`, `RADON_OTHER_OPTIONS` and `RADON_OTHER_QEMU` put
+    /// another hypervisor of the same ABI in its place, to check the checks.
     pub(crate) fn direct(&self, options: &str, modules: Vec<(PathBuf, String)>) -> Start {
+        let image = std::env::var_os("RADON_OTHER_IMAGE");
+        let more = std::env::var("RADON_OTHER_OPTIONS").unwrap_or_default();
         Start::Direct {
-            image: self.layout.radon32_elf(),
-            options: format!("console=com1 loglvl=all {options}")
+            image: image.map_or_else(|| self.layout.radon32_elf(), PathBuf::from),
+            options: format!("console=com1 loglvl=all {options} {more}")
                 .trim()
                 .to_owned(),
             modules,
@@ -151,6 +156,10 @@ impl Env {
         let mut boot = Boot::new(&full, machine, start);
         let native = if self.native { "--native " } else { "" };
         boot.repeat = format!("./radon test {native}{group}");
+        if let Ok(words) = std::env::var("RADON_OTHER_QEMU") {
+            boot.extra
+                .extend(words.split_whitespace().map(str::to_owned));
+        }
         Ok(boot)
     }
 

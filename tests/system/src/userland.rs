@@ -126,7 +126,7 @@ impl Userland {
             });
         }
         report.check(&format!("{name}/kernel-log"), || {
-            let log = self.run("dmesg | grep -E 'BUG:|Oops|soft lockup|rcu.*stall|unchecked MSR|Call Trace' | grep -v xstate || true", 30)?;
+            let log = self.run("dmesg | grep -E 'WARNING: CPU|BUG:|Oops|soft lockup|rcu.*stall|unchecked MSR' | grep -v fpu__init_system_xstate || true", 30)?;
             ensure!(log.is_empty(), "{log}");
             Ok("")
         });

@@ -141,7 +141,8 @@ const fn is_canonical(address: u64) -> bool {
 }
 
 /// Whether all eight entries of a PAT value are memory types.
-const fn is_pat(value: u64) -> bool {
+#[must_use]
+pub const fn is_pat(value: u64) -> bool {
     let mut rest = value;
     let mut i = 0;
     while i < 8 {

@@ -10,6 +10,7 @@ use x86_defs::msr::{
     IA32_MTRR_FIX16K_A0000, IA32_MTRR_FIX64K_00000, IA32_MTRR_PHYSBASE0, IA32_MTRRCAP, memory_type,
     mtrr_def_type, mtrr_physmask, mtrrcap,
 };
+use xen_abi::hvm_save::HvmHwMtrr;
 
 /// Number of variable ranges.
 pub const VARIABLE_RANGES: usize = 8;
@@ -112,5 +113,39 @@ impl Mtrrs {
             register.store(value, Ordering::Relaxed);
         }
         Some(if is_valid { Ok(()) } else { Err(GpFault) })
+    }
+
+    /// The `HVM_SAVE_CODE_MTRR` record, with the PAT that lives elsewhere.
+    #[must_use]
+    pub fn save(&self, pat: u64) -> HvmHwMtrr {
+        HvmHwMtrr {
+            msr_pat_cr: pat,
+            msr_mtrr_var: self.variable.each_ref().map(|r| r.load(Ordering::Relaxed)),
+            msr_mtrr_fixed: self.fixed.each_ref().map(|r| r.load(Ordering::Relaxed)),
+            msr_mtrr_cap: CAPABILITIES,
+            msr_mtrr_def_type: self.def_type.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes over a record, checked as a guest's writes would be. The caller checks and sets the PAT.
+    /// Registers before the offending one are changed already.
+    pub fn load(&self, record: &HvmHwMtrr, phys_bits: u32) -> Result<(), GpFault> {
+        let fixed = [
+            IA32_MTRR_FIX64K_00000,
+            IA32_MTRR_FIX16K_80000,
+            IA32_MTRR_FIX16K_A0000,
+        ]
+        .into_iter()
+        .chain(IA32_MTRR_FIX4K_C0000..=IA32_MTRR_FIX4K_F8000)
+        .zip(record.msr_mtrr_fixed);
+        let registers = (IA32_MTRR_PHYSBASE0..)
+            .zip(record.msr_mtrr_var)
+            .chain(fixed)
+            .chain([(IA32_MTRR_DEF_TYPE, record.msr_mtrr_def_type)]);
+        for (number, value) in registers {
+            self.write(number, value, phys_bits)
+                .unwrap_or(Err(GpFault))?;
+        }
+        Ok(())
     }
 }

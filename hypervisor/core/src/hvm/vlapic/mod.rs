@@ -18,6 +18,7 @@
 
 pub mod message;
 mod regs;
+mod save;
 pub mod timer;
 mod vectors;
 
@@ -35,6 +36,7 @@ use x86_defs::msr::apic_base;
 use xen_abi::{Ns, VcpuId, Vector};
 
 pub use self::regs::{Effect, GpFault};
+pub use self::save::BadRecord;
 pub use self::timer::{BUS_CYCLE, MIN_PERIOD, TimerCommand};
 
 /// Guest-physical address of the register page, and its end.

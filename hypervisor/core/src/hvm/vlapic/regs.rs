@@ -35,9 +35,9 @@ impl From<Option<TimerCommand>> for Effect {
     }
 }
 
-const SVR_BITS: u32 = 0x1ff;
-const TDCR_BITS: u32 = 0b1011;
-const ICR_BITS: u32 = icr::VECTOR_MASK
+pub(super) const SVR_BITS: u32 = 0x1ff;
+pub(super) const TDCR_BITS: u32 = 0b1011;
+pub(super) const ICR_BITS: u32 = icr::VECTOR_MASK
     | icr::MODE_MASK
     | icr::LOGICAL
     | icr::ASSERT
@@ -108,7 +108,7 @@ impl Vlapic {
         self.write_xapic(base, old & !(mask << shift) | (value & mask) << shift, now)
     }
 
-    fn read_xapic(&self, offset: u16, now: Ns) -> u32 {
+    pub(super) fn read_xapic(&self, offset: u16, now: Ns) -> u32 {
         match offset {
             reg::ID => self.id << 24,
             reg::DFR => self.dfr.load(Ordering::Relaxed),
@@ -321,6 +321,11 @@ impl Vlapic {
         } else {
             bits
         }
+    }
+
+    /// Bits of an LVT entry that a saved one can have.
+    pub(super) const fn lvt_loadable(&self, index: usize) -> u32 {
+        self.lvt_writable(index)
     }
 
     fn write_lvt(&self, index: usize, value: u32) -> Effect {

@@ -111,6 +111,30 @@ impl Timer {
         Some(self.start(now.0.saturating_add(wait)))
     }
 
+    /// Goes on where a saved timer was.
+    pub(super) fn resume(
+        &self,
+        initial: u32,
+        current: u32,
+        tdcr: u32,
+        lvtt: u32,
+        now: Ns,
+    ) -> TimerCommand {
+        self.initial.store(initial.into(), Ordering::Relaxed);
+        let is_periodic = mode(lvtt) == lvt::TIMER_PERIODIC;
+        // A one-shot timer at zero has fired; a periodic one is about to.
+        let left = if is_periodic && initial != 0 {
+            current.clamp(1, initial)
+        } else {
+            current.min(initial)
+        };
+        if left == 0 || mode(lvtt) == lvt::TIMER_TSC_DEADLINE {
+            self.deadline.store(0, Ordering::Relaxed);
+            return TimerCommand::Disarm;
+        }
+        self.start(now.0.saturating_add(duration(left.into(), tdcr)))
+    }
+
     /// A write of the TSC deadline MSR. Ignored outside deadline mode; 0 disarms.
     pub(super) fn set_tsc_deadline(&self, tsc: u64, lvtt: u32) -> Option<TimerCommand> {
         if mode(lvtt) != lvt::TIMER_TSC_DEADLINE {

@@ -88,6 +88,14 @@ impl VectorSet {
         (self.0[(index / 2) & 3].load(Ordering::Relaxed) >> (32 * (index & 1))) as u32
     }
 
+    /// Sets what [`VectorSet::register`] returns. Nobody else changes the set meanwhile.
+    pub(super) fn set_register(&self, index: usize, value: u32) {
+        let word = &self.0[(index / 2) & 3];
+        let shift = 32 * (index & 1);
+        let others = word.load(Ordering::Relaxed) & !(0xffff_ffff << shift);
+        word.store(others | u64::from(value) << shift, Ordering::Relaxed);
+    }
+
     /// Empties the set.
     pub(super) fn clear(&self) {
         for word in &self.0 {
