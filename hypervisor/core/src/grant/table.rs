@@ -243,7 +243,7 @@ impl GrantTable {
         );
         for mfn in shared.into_iter().chain(status) {
             // Whoever mapped it as a resource still holds it.
-            let _ = frames.put_alloc(mfn, self.dom);
+            let _ = frames.put_shared(mfn, self.dom);
         }
         Ok(())
     }

@@ -65,7 +65,7 @@ impl GrantTable {
                 while let Some(&mfn) = t.status.last() {
                     retire(mfn)?;
                     t.status.pop();
-                    let _ = frames.put_alloc(mfn, self.dom());
+                    let _ = frames.put_shared(mfn, self.dom());
                 }
             }
         }

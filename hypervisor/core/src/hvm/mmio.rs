@@ -71,6 +71,10 @@ fn touch_device<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> bool
     if (first.0..first.0 + 512).all(|g| may(Gfn(g))) {
         let leaf = Leaf::new(Mfn(first.0), P2mType::MmioDirect);
         if let Ok(flush) = d.p2m.map_range(&hv.machine, &src, first, 512, leaf) {
+            // An empty table may have made room.
+            if flush.is_needed() {
+                hv.flush_stage2(d);
+            }
             d.p2m.flushed(&hv.machine, &src, flush);
             return true;
         }

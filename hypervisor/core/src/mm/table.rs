@@ -170,18 +170,33 @@ impl FrameTable {
         self.heap.lock().give(self.info, mfn, 0);
     }
 
-    /// Drops the allocation reference of a frame of `d`, at most once in the frame's life.
-    /// `false` when it is not a frame of `d` or the reference is gone already.
+    /// Drops the allocation reference of a frame of `d`'s own, at most once in the frame's life.
+    /// `false` when it is not a frame of `d`, when the reference is gone already, and for the
+    /// hypervisor's frames that `d` may only see ([`FrameTable::put_shared`]): so whatever a guest
+    /// takes out of its p2m may be passed.
     ///
     /// The frame must have left `d`'s p2m, and TLBs must have been flushed.
     #[must_use]
     pub fn put_alloc(&self, mfn: Mfn, d: DomId) -> bool {
+        self.drop_alloc(mfn, d, 0)
+    }
+
+    /// Drops the hypervisor's hold on a frame of [`FrameTable::alloc_shared`]. `false` when it is not
+    /// such a frame of `d`, or was dropped already.
+    #[must_use]
+    pub fn put_shared(&self, mfn: Mfn, d: DomId) -> bool {
+        self.drop_alloc(mfn, d, word::XENHEAP)
+    }
+
+    #[inline]
+    fn drop_alloc(&self, mfn: Mfn, d: DomId, xenheap: u64) -> bool {
         let Some(info) = self.info(mfn) else {
             return false;
         };
         let mut w = info.count.load(Relaxed);
         loop {
-            if word::owner(w) != d || word::count(w) == 0 || w & word::ALLOCATED == 0 {
+            let flags = w & (word::ALLOCATED | word::XENHEAP);
+            if word::owner(w) != d || word::count(w) == 0 || flags != word::ALLOCATED | xenheap {
                 return false;
             }
             let left = (w & !word::ALLOCATED) - 1;
@@ -396,7 +411,7 @@ impl FrameTable {
     }
 
     /// Allocates a zeroed frame of the hypervisor that `d` may map and reference (shared info,
-    /// grant table, ...). It is outside `d`'s quota; drop it with [`FrameTable::put_alloc`].
+    /// grant table, ...). It is outside `d`'s quota; drop it with [`FrameTable::put_shared`].
     ///
     /// # Errors
     /// `NoMemory`.

@@ -165,7 +165,12 @@ fn step(op: Op, mem: &FakeMem, t: &FrameTable, model: &mut Model) {
             let Some(m) = model.pick(i) else { return };
             let f = model.frames.get_mut(&m).expect("picked");
             assert!(!t.put_alloc(Mfn(m), DomId(77)));
-            assert_eq!(t.put_alloc(Mfn(m), f.owner), f.alloc_ref);
+            let (right, wrong) = if f.shared {
+                (t.put_shared(Mfn(m), f.owner), t.put_alloc(Mfn(m), f.owner))
+            } else {
+                (t.put_alloc(Mfn(m), f.owner), t.put_shared(Mfn(m), f.owner))
+            };
+            assert_eq!((right, wrong), (f.alloc_ref, false));
             f.alloc_ref = false;
             model.drop_if_unused(m);
         }
@@ -222,7 +227,7 @@ proptest! {
         // Give all back: the allocator ends up as it began.
         for (m, f) in core::mem::take(&mut model.frames) {
             if f.alloc_ref {
-                prop_assert!(t.put_alloc(Mfn(m), f.owner));
+                prop_assert!(t.put_alloc(Mfn(m), f.owner) || t.put_shared(Mfn(m), f.owner));
             }
             (0..f.extra).for_each(|_| t.put(Mfn(m)));
         }
