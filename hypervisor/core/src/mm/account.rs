@@ -33,7 +33,7 @@ impl Account {
     pub fn total(&self) -> u32 {
         self.total.load(Relaxed)
     }
-    /// Quota (`max_pages`).
+    /// Quota (`max_pages`); 0 until somebody sets it.
     #[must_use]
     pub fn max(&self) -> u32 {
         self.max.load(Relaxed)

@@ -337,7 +337,7 @@ fn follow<F: EntryFormat>(ops: &[Op], limit: LeafLimit) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn ept_follows_the_model(ops in prop::collection::vec(op(), 1..25)) {
         follow::<Ept>(&ops, LeafLimit::G1);

@@ -273,7 +273,7 @@ impl<F: EntryFormat> P2m<F> {
     }
 
     /// Makes `count` guest frames holes and tells `on_old` what left, in leaves. Looks at no more
-    /// than `budget` leaves and holes.
+    /// than `budget` leaves and holes. `on_old` runs under the tree's lock: it must not look anything up in it.
     ///
     /// # Errors
     /// `NoMemory` when a large leaf had to be split; what was told until then has left, and needs a
