@@ -62,6 +62,13 @@ impl Userland {
         Ok(output.trim().to_owned())
     }
 
+    /// Runs the agent; returns the last line, which is its own. (Messages of
+    /// the kernel may stand before it.)
+    pub(crate) fn agent(&mut self, arguments: &str, seconds: u64) -> Result<String> {
+        let output = self.run(&format!("agent {arguments}"), seconds)?;
+        Ok(output.lines().last().unwrap_or_default().trim().to_owned())
+    }
+
     /// A file of the guest.
     pub(crate) fn read(&mut self, path: &str) -> Result<String> {
         self.run(&format!("cat {path}"), 20)

@@ -90,7 +90,7 @@ fn exercise(
     let (mib, stream) = if full { (DISK, STREAM) } else { (32, 8 << 20) };
     for ((device, irq, bus), kind) in DISKS.into_iter().zip(kinds) {
         report.check(&format!("{group}/disk-{bus:?}").to_lowercase(), || {
-            let said = userland.run(&format!("agent disk {device} {mib} {THREADS}"), 300)?;
+            let said = userland.agent(&format!("disk {device} {mib} {THREADS}"), 300)?;
             let virtio = virtio_name(&mut userland, "block/vda")?;
             fired(
                 &mut userland,
@@ -108,8 +108,8 @@ fn exercise(
     });
     for ((driver, interface, address), kind) in cards.into_iter().flatten().zip(&kinds[3..]) {
         report.check(&format!("{group}/net-{driver}"), || {
-            let out = userland.run(&format!("agent send {address} {stream} 11"), 300)?;
-            let back = userland.run(&format!("agent receive {address} {stream} 12"), 300)?;
+            let out = userland.agent(&format!("send {address} {stream} 11"), 300)?;
+            let back = userland.agent(&format!("receive {address} {stream} 12"), 300)?;
             let irq = if driver == "virtio_net" {
                 virtio_name(&mut userland, &format!("net/{interface}"))?
             } else {

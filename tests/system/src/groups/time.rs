@@ -25,7 +25,7 @@ pub(crate) fn time(env: &Env, report: &mut Report) -> Result<()> {
     report.check("time/drift-under-load", || {
         let epoch = Instant::now();
         let first = userland.clocks(epoch)?;
-        userland.run("agent monotonic 60", 200)?;
+        userland.agent("monotonic 60", 200)?;
         let last = userland.clocks(epoch)?;
         let (host, guest) = (last.host - first.host, last.monotonic - first.monotonic);
         let drift = (guest - host) / host * 1e6;
@@ -50,7 +50,7 @@ pub(crate) fn time(env: &Env, report: &mut Report) -> Result<()> {
         );
         Ok("")
     });
-    report.check("time/sleeps", || userland.run("agent sleeps", 120));
+    report.check("time/sleeps", || userland.agent("sleeps", 120));
     report.check("time/clocksource", || {
         userland.read("/sys/devices/system/clocksource/clocksource0/current_clocksource")
     });
