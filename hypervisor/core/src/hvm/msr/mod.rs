@@ -288,7 +288,7 @@ impl MsrState {
         ctx: &impl MsrContext,
     ) -> Result<u64, GpFault> {
         if matches!(number, msr::X2APIC_FIRST..=msr::X2APIC_LAST) {
-            return apic.x2apic_read(number, ctx.now());
+            return apic.x2apic_read(number, || ctx.now());
         }
         self.read_other(number, policy, apic, ctx)
     }
@@ -372,7 +372,7 @@ impl MsrState {
     ) -> Result<MsrWrite, GpFault> {
         if matches!(number, msr::X2APIC_FIRST..=msr::X2APIC_LAST) {
             return apic
-                .x2apic_write(number, value, ctx.now())
+                .x2apic_write(number, value, || ctx.now())
                 .map(MsrWrite::Apic);
         }
         if number == msr::IA32_TSC_DEADLINE {

@@ -131,8 +131,8 @@ proptest! {
         for (i, (is_msr, index, value, size)) in writes.into_iter().enumerate() {
             let now = Ns(i as u64 * 1000);
             if is_msr {
-                let _ = apic.x2apic_write(msr::X2APIC_FIRST - 0x20 + index, value, now);
-                let _ = apic.x2apic_read(msr::X2APIC_FIRST - 0x20 + index, now);
+                let _ = apic.x2apic_write(msr::X2APIC_FIRST - 0x20 + index, value, || now);
+                let _ = apic.x2apic_read(msr::X2APIC_FIRST - 0x20 + index, || now);
                 let _ = apic.set_tsc_deadline(value);
             } else {
                 let _ = apic.mmio_write((index * 13) as u16, size, value as u32, now);

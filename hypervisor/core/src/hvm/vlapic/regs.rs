@@ -165,21 +165,30 @@ impl Vlapic {
 
     // The MSRs.
 
-    /// RDMSR of 0x800-0x8ff.
-    pub fn x2apic_read(&self, msr_number: u32, now: Ns) -> Result<u64, GpFault> {
+    /// RDMSR of 0x800-0x8ff. `now` is asked only for the timer's count.
+    pub fn x2apic_read(&self, msr_number: u32, now: impl FnOnce() -> Ns) -> Result<u64, GpFault> {
         if !self.has(state::ENABLED | state::X2APIC) {
             return Err(GpFault);
         }
         match offset_of(msr_number).ok_or(GpFault)? {
             reg::ID => Ok(self.id.into()),
             reg::ICR => Ok(self.icr.load(Ordering::Relaxed)),
-            offset => self.read_shared(offset, now).map(u64::from).ok_or(GpFault),
+            reg::TMCCT => Ok(self.read_shared(reg::TMCCT, now()).map_or(0, u64::from)),
+            offset => self
+                .read_shared(offset, Ns(0))
+                .map(u64::from)
+                .ok_or(GpFault),
         }
     }
 
-    /// WRMSR of 0x800-0x8ff. The frequent ones first.
+    /// WRMSR of 0x800-0x8ff. The frequent ones first, and `now` is not asked for them.
     #[inline]
-    pub fn x2apic_write(&self, msr_number: u32, value: u64, now: Ns) -> Result<Effect, GpFault> {
+    pub fn x2apic_write(
+        &self,
+        msr_number: u32,
+        value: u64,
+        now: impl FnOnce() -> Ns,
+    ) -> Result<Effect, GpFault> {
         const EOI: u32 = msr::X2APIC_FIRST + (reg::EOI >> 4) as u32;
         const ICR: u32 = msr::X2APIC_FIRST + (reg::ICR >> 4) as u32;
         if !self.has(state::ENABLED | state::X2APIC) {
@@ -199,7 +208,7 @@ impl Vlapic {
                 Ok(self.send(low, destination))
             }
             EOI | ICR => Err(GpFault),
-            _ => self.x2apic_write_rare(msr_number, value, now),
+            _ => self.x2apic_write_rare(msr_number, value, now()),
         }
     }
 

@@ -177,7 +177,7 @@ mod tests {
         ] {
             if is_x2apic {
                 let number = X2APIC_FIRST + u32::from(offset >> 4);
-                assert!(apic.x2apic_write(number, value.into(), Ns(0)).is_ok());
+                assert!(apic.x2apic_write(number, value.into(), || Ns(0)).is_ok());
             } else {
                 let _ = apic.mmio_write(offset, 4, value, Ns(0));
             }

@@ -47,7 +47,7 @@ fn enabled(vcpu: u32, x2apic: bool) -> Vlapic {
             Ok(true)
         );
         assert_eq!(
-            apic.x2apic_write(x2(reg::SVR), 0x1ff, NOW),
+            apic.x2apic_write(x2(reg::SVR), 0x1ff, || NOW),
             Ok(Effect::None)
         );
     } else {
@@ -136,7 +136,7 @@ fn a_disabled_apic_delivers_nothing_and_forgets() {
     assert!(!apic.accept(Vector(0x41), Trigger::Edge));
     apic.post(Vector(0xf3));
     assert_eq!(apic.highest_pending(), None);
-    assert_eq!(apic.x2apic_read(x2(reg::ID), NOW), Err(GpFault));
+    assert_eq!(apic.x2apic_read(x2(reg::ID), || NOW), Err(GpFault));
     assert_eq!(apic.set_apic_base(0xfee0_0800), Ok(true));
     assert_eq!(apic.mmio_read(reg::SVR, 4, NOW), 0xff);
     assert!(apic.has_page());
@@ -151,17 +151,17 @@ fn x2apic_read_faults() {
     ];
     for index in 0..0x100u32 {
         let expected = readable.contains(&index) || (0x10..0x28).contains(&index);
-        let read = apic.x2apic_read(X2APIC_FIRST + index, NOW);
+        let read = apic.x2apic_read(X2APIC_FIRST + index, || NOW);
         assert_eq!(read.is_ok(), expected, "{index:#x}");
     }
-    assert_eq!(apic.x2apic_read(x2(reg::ID), NOW), Ok(6));
+    assert_eq!(apic.x2apic_read(x2(reg::ID), || NOW), Ok(6));
     assert_eq!(
-        enabled(20, true).x2apic_read(x2(reg::LDR), NOW),
+        enabled(20, true).x2apic_read(x2(reg::LDR), || NOW),
         Ok(0x2_0100)
     );
     // And in xAPIC mode all of them fault.
     assert_eq!(
-        enabled(3, false).x2apic_read(x2(reg::ID), NOW),
+        enabled(3, false).x2apic_read(x2(reg::ID), || NOW),
         Err(GpFault)
     );
 }
@@ -189,15 +189,15 @@ fn x2apic_write_faults() {
         let number = X2APIC_FIRST + index;
         let Some(&(_, mask)) = writable.iter().find(|w| w.0 == index) else {
             assert_eq!(
-                apic.x2apic_write(number, 0, NOW),
+                apic.x2apic_write(number, 0, || NOW),
                 Err(GpFault),
                 "{index:#x}"
             );
             continue;
         };
-        assert!(apic.x2apic_write(number, 0, NOW).is_ok(), "{index:#x}");
+        assert!(apic.x2apic_write(number, 0, || NOW).is_ok(), "{index:#x}");
         for bit in 0..64 {
-            let is_ok = apic.x2apic_write(number, 1 << bit, NOW).is_ok();
+            let is_ok = apic.x2apic_write(number, 1 << bit, || NOW).is_ok();
             assert_eq!(is_ok, mask >> bit & 1 != 0, "{index:#x} bit {bit}");
         }
     }
@@ -205,7 +205,7 @@ fn x2apic_write_faults() {
     let plain = Vlapic::new(VcpuId(0), false);
     assert_eq!(plain.set_apic_base(0xfee0_0d00), Ok(true));
     assert_eq!(
-        plain.x2apic_write(x2(reg::LVT_TIMER), 0x4_0020, NOW),
+        plain.x2apic_write(x2(reg::LVT_TIMER), 0x4_0020, || NOW),
         Err(GpFault)
     );
     assert_eq!(plain.set_tsc_deadline(1), Err(GpFault));
@@ -231,10 +231,10 @@ fn icr_of_the_page_and_of_the_msr() {
     );
     let msr = enabled(0, true);
     assert_eq!(
-        msr.x2apic_write(x2(reg::ICR), 4 << 32 | 0xfb, NOW),
+        msr.x2apic_write(x2(reg::ICR), 4 << 32 | 0xfb, || NOW),
         Ok(Effect::Ipi(expected))
     );
-    assert_eq!(msr.x2apic_read(x2(reg::ICR), NOW), Ok(4 << 32 | 0xfb));
+    assert_eq!(msr.x2apic_read(x2(reg::ICR), || NOW), Ok(4 << 32 | 0xfb));
     // INIT, its level de-assert, start-up.
     let init = Message {
         delivery: Delivery::Init,
@@ -242,11 +242,11 @@ fn icr_of_the_page_and_of_the_msr() {
         ..expected
     };
     assert_eq!(
-        msr.x2apic_write(x2(reg::ICR), 4 << 32 | 0xc500, NOW),
+        msr.x2apic_write(x2(reg::ICR), 4 << 32 | 0xc500, || NOW),
         Ok(Effect::Ipi(init))
     );
     assert_eq!(
-        msr.x2apic_write(x2(reg::ICR), 4 << 32 | 0x8500, NOW),
+        msr.x2apic_write(x2(reg::ICR), 4 << 32 | 0x8500, || NOW),
         Ok(Effect::None)
     );
     let startup = Message {
@@ -255,17 +255,17 @@ fn icr_of_the_page_and_of_the_msr() {
         ..expected
     };
     assert_eq!(
-        msr.x2apic_write(x2(reg::ICR), 4 << 32 | 0x69a, NOW),
+        msr.x2apic_write(x2(reg::ICR), 4 << 32 | 0x69a, || NOW),
         Ok(Effect::Ipi(startup))
     );
     // Self, by shorthand and by the register.
     assert_eq!(
-        msr.x2apic_write(x2(reg::ICR), 1 << 18 | 0x55, NOW),
+        msr.x2apic_write(x2(reg::ICR), 1 << 18 | 0x55, || NOW),
         Ok(Effect::None)
     );
     assert_eq!(msr.highest_pending(), Some(Vector(0x55)));
     assert_eq!(
-        msr.x2apic_write(x2(reg::SELF_IPI), 0x66, NOW),
+        msr.x2apic_write(x2(reg::SELF_IPI), 0x66, || NOW),
         Ok(Effect::None)
     );
     assert_eq!(msr.highest_pending(), Some(Vector(0x66)));
@@ -274,27 +274,27 @@ fn icr_of_the_page_and_of_the_msr() {
 #[test]
 fn errors_are_latched_and_raise_their_vector() {
     let apic = enabled(0, true);
-    let write = |offset, value| apic.x2apic_write(x2(offset), value, NOW);
+    let write = |offset, value| apic.x2apic_write(x2(offset), value, || NOW);
     assert_eq!(write(reg::LVT_ERROR, 0xfe), Ok(Effect::None));
     assert_eq!(write(reg::ICR, 0x4003), Ok(Effect::None));
     assert_eq!(apic.highest_pending(), Some(Vector(0xfe)));
     assert_eq!(
-        apic.x2apic_read(x2(reg::ESR), NOW),
+        apic.x2apic_read(x2(reg::ESR), || NOW),
         Ok(0),
         "not before the latching write"
     );
     assert_eq!(write(reg::ESR, 0), Ok(Effect::None));
-    assert_eq!(apic.x2apic_read(x2(reg::ESR), NOW), Ok(0x20));
+    assert_eq!(apic.x2apic_read(x2(reg::ESR), || NOW), Ok(0x20));
     assert_eq!(write(reg::ESR, 0), Ok(Effect::None));
-    assert_eq!(apic.x2apic_read(x2(reg::ESR), NOW), Ok(0));
+    assert_eq!(apic.x2apic_read(x2(reg::ESR), || NOW), Ok(0));
     assert!(!apic.accept(Vector(5), Trigger::Edge));
     assert_eq!(write(reg::ESR, 0), Ok(Effect::None));
-    assert_eq!(apic.x2apic_read(x2(reg::ESR), NOW), Ok(0x40));
+    assert_eq!(apic.x2apic_read(x2(reg::ESR), || NOW), Ok(0x40));
     // An error vector that is itself illegal ends there.
     assert_eq!(write(reg::LVT_ERROR, 0x3), Ok(Effect::None));
     assert_eq!(write(reg::ICR, 0x4003), Ok(Effect::None));
     assert_eq!(write(reg::ESR, 0), Ok(Effect::None));
-    assert_eq!(apic.x2apic_read(x2(reg::ESR), NOW), Ok(0x60));
+    assert_eq!(apic.x2apic_read(x2(reg::ESR), || NOW), Ok(0x60));
 }
 
 #[test]
@@ -483,8 +483,8 @@ fn divisors() {
 #[test]
 fn timer_one_shot() {
     let apic = enabled(0, true);
-    let write = |offset, value| apic.x2apic_write(x2(offset), value, NOW);
-    let count = |now| apic.x2apic_read(x2(reg::TMCCT), Ns(now));
+    let write = |offset, value| apic.x2apic_write(x2(offset), value, || NOW);
+    let count = |now| apic.x2apic_read(x2(reg::TMCCT), || Ns(now));
     assert_eq!(write(reg::TDCR, 0b1011), Ok(Effect::None));
     assert_eq!(write(reg::LVT_TIMER, 0xec), Ok(Effect::None));
     let at = TimerCommand::At(Ns(NOW.0 + 5000));
@@ -519,7 +519,7 @@ fn timer_one_shot() {
 #[test]
 fn timer_periodic() {
     let apic = enabled(0, true);
-    let write = |offset, value| apic.x2apic_write(x2(offset), value, NOW);
+    let write = |offset, value| apic.x2apic_write(x2(offset), value, || NOW);
     assert_eq!(write(reg::TDCR, 0b1011), Ok(Effect::None));
     assert_eq!(write(reg::LVT_TIMER, 0x2_00ec), Ok(Effect::None));
     // 1 ms.
@@ -539,7 +539,7 @@ fn timer_periodic() {
         Some(TimerCommand::At(Ns(first + 4_000_000)))
     );
     assert_eq!(
-        apic.x2apic_read(x2(reg::TMCCT), Ns(first + 3_500_000)),
+        apic.x2apic_read(x2(reg::TMCCT), || Ns(first + 3_500_000)),
         Ok(50_000)
     );
     // Too short a period is stretched.
@@ -556,7 +556,7 @@ fn timer_periodic() {
 #[test]
 fn timer_tsc_deadline() {
     let apic = enabled(0, true);
-    let write = |offset, value| apic.x2apic_write(x2(offset), value, NOW);
+    let write = |offset, value| apic.x2apic_write(x2(offset), value, || NOW);
     assert_eq!(
         apic.set_tsc_deadline(77),
         Ok(Effect::None),
@@ -607,7 +607,7 @@ fn init_keeps_the_mode() {
     assert!(apic.is_x2apic());
     assert_eq!(apic.highest_requested(), None);
     assert_eq!(apic.tpr(), 0);
-    assert_eq!(apic.x2apic_read(x2(reg::SVR), NOW), Ok(0xff));
+    assert_eq!(apic.x2apic_read(x2(reg::SVR), || NOW), Ok(0xff));
     apic.reset();
     assert!(!apic.is_x2apic());
     assert_eq!(msr::apic_base::EN & apic.apic_base(), msr::apic_base::EN);
