@@ -41,6 +41,33 @@ fn agent(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
+/// The tests that need no machine: with nextest where it is installed.
+fn host_tests(layout: &Layout) -> Result<()> {
+    let has_nextest = cargo(layout)
+        .args(["nextest", "--version"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    let mut command = cargo(layout);
+    if has_nextest {
+        command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    } else {
+        command.args(["test", "--quiet", "--workspace", "--no-fail-fast"]);
+    }
+    step::run(&mut command)
+}
+
+/// Everything when no group is named: host tests, then the short system tests.
+pub(crate) fn test(layout: &Layout, arguments: &[String]) -> Result<()> {
+    if arguments.is_empty() {
+        step::say("host tests");
+        host_tests(layout)?;
+        step::say("system tests on both backends");
+    }
+    system_tests(layout, arguments)
+}
+
 /// Builds what the system tests boot, then runs them.
 pub(crate) fn system_tests(layout: &Layout, arguments: &[String]) -> Result<()> {
     let needs_image = !arguments.iter().any(|a| a == "--native" || a == "--list");

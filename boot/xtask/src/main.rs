@@ -43,7 +43,7 @@ fn dispatch(command: &str, arguments: &[String]) -> Result<()> {
     match command {
         "build" => build::all(&layout),
         "run" => run::run(&layout, arguments),
-        "test" => build::system_tests(&layout, arguments),
+        "test" => build::test(&layout, arguments),
         "test-long" => {
             let mut long = vec!["--long".to_owned()];
             long.extend_from_slice(arguments);
