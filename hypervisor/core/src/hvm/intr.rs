@@ -80,10 +80,7 @@ fn interrupts<M: Machine>(
         }
     }
     if a & attention::LAPIC != 0 {
-        let cr8 = hvm.cr8(hw) << 4;
-        if cr8 != v.lapic.tpr() & 0xf0 {
-            v.lapic.set_tpr(cr8);
-        }
+        super::msr_exit::sync_tpr(hv, v, hw);
         v.attention.fetch_and(!attention::LAPIC, Ordering::SeqCst);
         if let Some(vector) = v.lapic.highest_pending() {
             v.lapic.ack(vector);

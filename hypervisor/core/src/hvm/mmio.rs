@@ -192,6 +192,7 @@ impl<M: Machine> Emulated<'_, M> {
     fn read_device(&mut self, gpa: Gpa, size: u8) -> u64 {
         let offset = gpa.offset() as u16;
         if gpa.0 & !0xfff == LAPIC_PAGE && self.v.lapic.has_page() {
+            super::msr_exit::sync_tpr(self.hv, self.v, self.hw);
             return u64::from(self.v.lapic.mmio_read(offset, size.min(4), self.hv.now()));
         }
         if let Some((io, offset)) = self.d.ioapics.at(gpa) {
@@ -208,6 +209,7 @@ impl<M: Machine> Emulated<'_, M> {
     fn write_device(&mut self, gpa: Gpa, size: u8, val: u64) {
         let offset = gpa.offset() as u16;
         if gpa.0 & !0xfff == LAPIC_PAGE && self.v.lapic.has_page() {
+            super::msr_exit::sync_tpr(self.hv, self.v, self.hw);
             let e = self
                 .v
                 .lapic

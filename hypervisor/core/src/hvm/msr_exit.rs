@@ -71,6 +71,15 @@ pub(crate) fn apic_effect<M: Machine>(
     }
 }
 
+/// Brings the task priority up to date: the guest may have moved to CR8 without an exit.
+#[inline]
+pub(crate) fn sync_tpr<M: Machine>(hv: &Hypervisor<M>, v: &Vcpu<M>, hw: &HwVcpu<M>) {
+    let cr8 = hv.machine.hvm().cr8(hw);
+    if v.lapic.tpr() >> 4 != cr8 {
+        v.lapic.set_tpr(cr8 << 4);
+    }
+}
+
 /// RDMSR.
 pub(crate) fn read<M: Machine>(
     hv: &Hypervisor<M>,
@@ -79,6 +88,7 @@ pub(crate) fn read<M: Machine>(
     hw: &mut HwVcpu<M>,
 ) -> Next {
     let number = <M::Hvm as HvmBackend>::regs(hw).rcx as u32;
+    sync_tpr(hv, v, hw);
     match v
         .msrs
         .read(number, &d.policy, &v.lapic, &Context { hv, d, hw })
@@ -102,6 +112,7 @@ pub(crate) fn write<M: Machine>(
     hw: &mut HwVcpu<M>,
 ) -> Next {
     let hvm = hv.machine.hvm();
+    sync_tpr(hv, v, hw);
     let r = <M::Hvm as HvmBackend>::regs(hw);
     let (number, value) = (r.rcx as u32, r.rdx << 32 | r.rax & 0xffff_ffff);
     let Ok(what) = v
