@@ -31,17 +31,17 @@ struct Segment<'a> {
     content: &'a [u8],
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
     let part = bytes.get(at..at + 2).context("the file ends early")?;
     Ok(u16::from_le_bytes(part.try_into()?))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
     let part = bytes.get(at..at + 4).context("the file ends early")?;
     Ok(u32::from_le_bytes(part.try_into()?))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Result<u64> {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Result<u64> {
     let part = bytes.get(at..at + 8).context("the file ends early")?;
     Ok(u64::from_le_bytes(part.try_into()?))
 }

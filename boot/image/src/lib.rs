@@ -16,5 +16,6 @@ pub mod initrd;
 pub mod kernel;
 mod layout;
 pub mod step;
+pub mod symbols;
 
 pub use layout::Layout;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use boot_image::kernel::Kernel;
-use boot_image::{Layout, elf32, grub, initrd, step};
+use boot_image::{Layout, elf32, grub, initrd, step, symbols};
 
 /// Cargo, as the entry script chose it.
 fn cargo(layout: &Layout) -> Command {
@@ -130,12 +130,13 @@ pub(crate) fn image(layout: &Layout) -> Result<()> {
     ]);
     step::run(&mut command)?;
     let built = target(layout).join("x86_64-unknown-none/release/radon");
-    let elf = std::fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    let mut elf = std::fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    let names = symbols::embed(&mut elf).context("names for backtraces")?;
     std::fs::write(layout.radon_elf(), &elf)?;
     let small = elf32::convert(&elf).context("build/radon32.elf")?;
     std::fs::write(layout.radon32_elf(), &small)?;
     step::say(&format!(
-        "build/radon.elf, build/radon32.elf: {} KiB in the file, {} KiB in memory",
+        "build/radon.elf, build/radon32.elf: {} KiB in the file, {} KiB in memory, {names} function names",
         small.len() / 1024,
         elf32::memory_size(&elf)? / 1024
     ));

@@ -28,3 +28,4 @@ pub mod payload;
 pub mod start_info;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod zstd;

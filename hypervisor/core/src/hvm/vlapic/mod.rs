@@ -26,6 +26,8 @@ mod vectors;
 mod model_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod timer_tests;
 
 use self::message::Signal;
 use self::timer::Timer;
