@@ -153,7 +153,7 @@ fn reschedule<M: Machine>(
     let is_running = match d.next {
         None => false,
         Some(unit) => {
-            if !loaded.as_ref().is_some_and(|l| l.v.unit == unit) {
+            if loaded.as_ref().is_none_or(|l| l.v.unit != unit) {
                 *loaded = load(hv, me, unit, d.has_migrated);
             }
             if let Some(l) = loaded {

@@ -365,6 +365,8 @@ struct Boot {
     leaf_limit: LeafLimit,
 }
 
+/// Which vCPU runs on a CPU.
+type RunningOn = fn(u32) -> Option<(u16, u32)>;
 type Cell<B> = Once<&'static Hypervisor<X86<B>>>;
 static SVM_CELL: Cell<Svm> = Once::new();
 static VMX_CELL: Cell<Vmx> = Once::new();
@@ -373,7 +375,7 @@ static IRQ: Once<fn(u8)> = Once::new();
 /// Set when it exists: the body of an application processor.
 static AP_BODY: Once<fn()> = Once::new();
 /// Set when it exists: which vCPU runs on a CPU.
-static CURRENT: Once<fn(u32) -> Option<(u16, u32)>> = Once::new();
+static CURRENT: Once<RunningOn> = Once::new();
 /// CPUs that wait for the hypervisor to be complete.
 static GO: AtomicU32 = AtomicU32::new(0);
 
@@ -547,7 +549,7 @@ fn go<B: Backend>(boot: Boot, backend: B, enable: fn(&B), cell: &'static Cell<B>
     }));
     cell.call_once(|| hv);
     IRQ.call_once(|| irq::<B> as fn(u8));
-    CURRENT.call_once(|| running::<B> as fn(u32) -> Option<(u16, u32)>);
+    CURRENT.call_once(|| running::<B> as RunningOn);
     serial_interrupt(&boot.found);
     let d = build_dom0(hv, &boot);
     AP_BODY.call_once(|| ap_body::<B> as fn());

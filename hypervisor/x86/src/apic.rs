@@ -192,7 +192,7 @@ pub fn calibrate(wait: impl FnOnce() -> u64) {
 /// Ticks per second of the timer.
 #[must_use]
 pub fn timer_hz() -> u64 {
-    (u128::from(TICKS_PER_2_20_NS.load(Ordering::Relaxed)) * 1_000_000_000 >> 20) as u64
+    ((u128::from(TICKS_PER_2_20_NS.load(Ordering::Relaxed)) * 1_000_000_000) >> 20) as u64
 }
 
 /// Unmasks the timer on this CPU.
@@ -212,7 +212,7 @@ pub fn arm(deadline: Option<(u64, u64)>) {
         cpu::wrmsr(msr::TSC_DEADLINE, deadline.map_or(0, |(_, tsc)| tsc.max(1)));
     } else {
         let count = deadline.map_or(0, |(ns, _)| {
-            let t = (u128::from(ns) * u128::from(TICKS_PER_2_20_NS.load(Ordering::Relaxed)) >> 20)
+            let t = ((u128::from(ns) * u128::from(TICKS_PER_2_20_NS.load(Ordering::Relaxed))) >> 20)
                 as u64;
             u32::try_from(t).unwrap_or(u32::MAX).max(1)
         });

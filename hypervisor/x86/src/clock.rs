@@ -122,7 +122,7 @@ pub fn boot_tsc() -> u64 {
 #[must_use]
 pub fn ns_of(tsc: u64) -> u64 {
     let d = tsc.wrapping_sub(BOOT_TSC.load(Ordering::Relaxed));
-    (u128::from(d) * u128::from(NS_MUL.load(Ordering::Relaxed)) >> 32) as u64
+    ((u128::from(d) * u128::from(NS_MUL.load(Ordering::Relaxed))) >> 32) as u64
 }
 
 /// TSC value at a system time.
@@ -131,7 +131,7 @@ pub fn ns_of(tsc: u64) -> u64 {
 pub fn tsc_of(ns: u64) -> u64 {
     BOOT_TSC
         .load(Ordering::Relaxed)
-        .wrapping_add((u128::from(ns) * u128::from(TSC_MUL.load(Ordering::Relaxed)) >> 32) as u64)
+        .wrapping_add(((u128::from(ns) * u128::from(TSC_MUL.load(Ordering::Relaxed))) >> 32) as u64)
 }
 
 /// System time in ns.

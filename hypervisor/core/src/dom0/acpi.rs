@@ -277,11 +277,12 @@ impl AcpiTables {
         }
 
         let madt = build_madt(madt, source)?;
-        let mut bytes = vec![0; RSDP_SIZE.next_multiple_of(ALIGN)];
-        let madt_at = bytes.len();
-        bytes.extend_from_slice(&madt);
-        bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
-        let xsdt_at = bytes.len();
+        let madt_at = RSDP_SIZE.next_multiple_of(ALIGN);
+        let xsdt_at = (madt_at + madt.len()).next_multiple_of(ALIGN);
+        let mut bytes = vec![0; xsdt_at];
+        for (to, from) in bytes.iter_mut().skip(madt_at).zip(&madt) {
+            *to = *from;
+        }
         let at = |offset: usize| paddr.wrapping_add(offset as u64);
         bytes.extend_from_slice(&build_xsdt(root, at(madt_at), &listed)?);
         let new_rsdp = build_rsdp(rsdp, at(xsdt_at));

@@ -73,8 +73,7 @@ pub(crate) fn write<M: Machine>(
         return;
     }
     let Some(hw) = &d.hardware else { return };
-    match port {
-        0xcf8..=0xcff => hw.port_write(hv, d, port, size, val),
-        _ => {}
+    if let 0xcf8..=0xcff = port {
+        hw.port_write(hv, d, port, size, val);
     }
 }

@@ -35,10 +35,10 @@ fn query_size<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -
         Ok(d) => {
             q.nr_frames = d.grant_frames.lock().len().max(1) as u32;
             q.max_nr_frames = MAX_FRAMES;
-            q.status = GNTST_okay as i16;
+            q.status = GNTST_okay;
         }
-        Err(Errno::ESRCH) => q.status = GNTST_bad_domain as i16,
-        Err(_) => q.status = GNTST_permission_denied as i16,
+        Err(Errno::ESRCH) => q.status = GNTST_bad_domain,
+        Err(_) => q.status = GNTST_permission_denied,
     }
     c.write(a[0], &q)?;
     OK

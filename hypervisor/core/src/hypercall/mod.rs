@@ -7,6 +7,11 @@
 //! Contract (`docs/abi-coverage.md`): rax holds the number and the result; rdi, rsi,
 //! rdx, r10, r8 the arguments; everything but rax is preserved.  Guest pointers are
 //! guest-linear and are copied once.
+#![expect(
+    non_upper_case_globals,
+    clippy::wildcard_imports,
+    reason = "operations keep the names that Xen's headers give them; each file imports its header"
+)]
 
 use alloc::sync::Arc;
 
