@@ -116,6 +116,13 @@ pub(crate) fn bench(layout: &Layout, arguments: &[String]) -> Result<()> {
     step::run(&mut command)
 }
 
+/// Checks of the house rules, and the pages that are generated.
+pub(crate) fn house(layout: &Layout, what: &str) -> Result<()> {
+    let mut command = cargo(layout);
+    command.args(["run", "--quiet", "--package", "house", "--", what]);
+    step::run(&mut command)
+}
+
 /// Builds the hypervisor and leaves both ELF files in `build/`.
 pub(crate) fn image(layout: &Layout) -> Result<()> {
     let mut command = cargo(layout);

@@ -21,6 +21,9 @@ usage: ./radon COMMAND [ARGUMENTS]
   test         system tests on emulated machines: [--native] [--list] [GROUP...]
   test-long    the same and the long groups
   bench        instruction counts beside Linux alone: [--native-only] [--no-bochs]
+  arch         check what may depend on what
+  unsafe       bring docs/unsafe.md up to date
+  coverage     write docs/abi-coverage.md
   clean        remove build/ and target/, keeping build/cache
   help         this text
 ";
@@ -50,6 +53,7 @@ fn dispatch(command: &str, arguments: &[String]) -> Result<()> {
             build::system_tests(&layout, &long)
         }
         "bench" => build::bench(&layout, arguments),
+        "arch" | "unsafe" | "coverage" => build::house(&layout, command),
         "clean" => build::clean(&layout),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
