@@ -37,7 +37,7 @@ use radon_x86::paging::Image;
 use radon_x86::traps::TrapFrame;
 use radon_x86::{apic, clock, cpu, directmap, ioapic, paging, percpu, serial, smp, traps};
 use spin::Once;
-use x86_defs::cpuid::Regs;
+use x86_defs::cpuid::{Regs, Vendor};
 use x86_defs::msr;
 use xen_abi::{Gsi, Maddr, Mfn, Ns, PcpuId, Vector};
 
@@ -324,7 +324,7 @@ extern "C" fn boot_main(magic: u32, info: u32) -> ! {
     let count = boot.found.cpus.len() as u32;
     let mem = DirectMap;
     let src = frames.xen(&mem);
-    if cpu::cpuid(0x8000_0000, 0).eax >= 0x8000_000a && cpu::cpuid(0x8000_0001, 0).ecx & 4 != 0 {
+    if has_svm() || is_amd() {
         let caps = SvmCaps::detect(&ids, &rdmsr).unwrap_or_else(|e| fatal::refuse(&e));
         log::info!("SVM: {caps:?}");
         let svm =
@@ -348,6 +348,22 @@ extern "C" fn boot_main(magic: u32, info: u32) -> ! {
             &VMX_CELL,
         )
     }
+}
+
+fn has_svm() -> bool {
+    cpu::cpuid(0x8000_0000, 0).eax >= 0x8000_000a && cpu::cpuid(0x8000_0001, 0).ecx & 4 != 0
+}
+
+/// Whether the refusal of a CPU that has neither extension should be SVM's.
+fn is_amd() -> bool {
+    let r = cpu::cpuid(0, 0);
+    Vendor::of(Regs {
+        eax: r.eax,
+        ebx: r.ebx,
+        ecx: r.ecx,
+        edx: r.edx,
+    })
+    .is_amd_like()
 }
 
 /// What the generic part of start-up needs.

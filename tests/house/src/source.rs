@@ -149,7 +149,7 @@ fn path(
             }
             Some(TokenTree::Ident(word)) => base.push(word.to_string()),
             Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace && !is_first => {
-                tree(module, &base, &group.stream(), out);
+                tree(&base, &group.stream(), out);
                 return at + 1;
             }
             _ => break,
@@ -166,12 +166,7 @@ fn path(
 }
 
 /// `{a, b::c, d::{e}}` after `base::`.
-fn tree(
-    module: &mut Vec<String>,
-    base: &[String],
-    tokens: &TokenStream,
-    out: &mut Vec<Vec<String>>,
-) {
+fn tree(base: &[String], tokens: &TokenStream, out: &mut Vec<Vec<String>>) {
     let list: Vec<TokenTree> = tokens.clone().into_iter().collect();
     let is_comma = |t: &TokenTree| matches!(t, TokenTree::Punct(p) if p.as_char() == ',');
     for item in list.split(is_comma).filter(|item| !item.is_empty()) {
@@ -182,7 +177,7 @@ fn tree(
                 Some(TokenTree::Ident(word)) if word == "self" => {}
                 Some(TokenTree::Ident(word)) => full.push(word.to_string()),
                 Some(TokenTree::Group(group)) => {
-                    tree(module, &full, &group.stream(), out);
+                    tree(&full, &group.stream(), out);
                     break;
                 }
                 _ => {}

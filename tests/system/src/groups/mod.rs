@@ -1,6 +1,7 @@
 //! The list of groups.
 
 mod boots;
+mod cpu_models;
 mod devices;
 mod hostile;
 mod refusals;
@@ -132,6 +133,11 @@ pub(crate) const GROUPS: &[Group] = &[
         "refusals",
         "SVM: what cannot work is refused in one clear line",
         refusals::refusals,
+    ),
+    short(
+        "cpu-models",
+        "Bochs: CPUs without 64-bit mode, VMX, SVM, nested paging, unrestricted guest",
+        cpu_models::refusals,
     ),
     native(short(
         "bochs",
