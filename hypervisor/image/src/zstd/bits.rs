@@ -2,14 +2,16 @@
 
 /// Reads a stream from its last byte to its first, high bits first.
 ///
-/// `bits` holds the next `available` bits at its top, and possibly more of the
-/// stream below them. Reading past the start yields zeros and shows in [`Reverse::left`].
+/// `bits` holds the next bits at its top, and possibly more of the stream below
+/// them. Reading past the start yields zeros and shows in [`Reverse::left`].
 pub(super) struct Reverse<'a> {
+    /// What is not yet in `bits`.
     src: &'a [u8],
-    /// Bytes of `src` that are not yet in `bits`; negative past the start.
-    unread: isize,
     bits: u64,
-    available: u32,
+    /// 63 less the number of bits that can be read.
+    used: u32,
+    /// Bytes taken past the start.
+    beyond: usize,
 }
 
 impl<'a> Reverse<'a> {
@@ -19,9 +21,9 @@ impl<'a> Reverse<'a> {
         let padding = src.last().filter(|&&byte| byte != 0)?.leading_zeros() + 1;
         let mut this = Self {
             src,
-            unread: src.len().cast_signed(),
             bits: 0,
-            available: 0,
+            used: 63,
+            beyond: 0,
         };
         this.refill();
         this.skip(padding);
@@ -31,15 +33,24 @@ impl<'a> Reverse<'a> {
     /// Makes at least 56 bits available.
     #[inline(always)]
     pub(super) fn refill(&mut self) {
-        let unread = self.unread.cast_unsigned();
-        let word = match self.src.get(..unread).and_then(|rest| rest.last_chunk()) {
-            Some(&chunk) => u64::from_le_bytes(chunk),
-            None => last_bytes(self.src, self.unread),
+        // Never above 63; the mask says so to the compiler.
+        let bytes = (self.used >> 3) as usize & 7;
+        let word = match self.src.last_chunk() {
+            Some(&chunk) => {
+                self.src = &self.src[..self.src.len() - bytes];
+                u64::from_le_bytes(chunk)
+            }
+            None => {
+                let word = last_bytes(self.src);
+                let left = self.src.len().saturating_sub(bytes);
+                self.beyond += bytes - (self.src.len() - left);
+                self.src = self.src.get(..left).unwrap_or(&[]);
+                word
+            }
         };
         // Bits that were there already are the same: OR does not change them.
-        self.bits |= word >> self.available;
-        self.unread -= ((63 - self.available) >> 3) as isize;
-        self.available |= 56;
+        self.bits |= word >> (!self.used & 63);
+        self.used &= 7;
     }
 
     /// The top bits, for a table of 2^`N` entries.
@@ -52,7 +63,7 @@ impl<'a> Reverse<'a> {
     #[inline(always)]
     pub(super) fn skip(&mut self, count: u32) {
         self.bits <<= count & 63;
-        self.available = self.available.wrapping_sub(count);
+        self.used = self.used.wrapping_add(count);
     }
 
     /// As [`Reverse::skip`] by the low six bits of `count`, without keeping count:
@@ -66,7 +77,7 @@ impl<'a> Reverse<'a> {
     #[inline(always)]
     pub(super) fn read_uncounted(&mut self, count: u32) -> u64 {
         // Two shifts, because the count may be 0.
-        let value = (self.bits >> 1) >> (!count & 63);
+        let value = (self.bits >> 1) >> ((count ^ 63) & 63);
         self.skip_uncounted(count);
         value
     }
@@ -74,7 +85,7 @@ impl<'a> Reverse<'a> {
     /// Accounts for bits skipped before.
     #[inline(always)]
     pub(super) fn skipped(&mut self, count: u32) {
-        self.available = self.available.wrapping_sub(count);
+        self.used = self.used.wrapping_add(count);
     }
 
     /// Reads up to 63 bits, at most as many as there are.
@@ -87,18 +98,17 @@ impl<'a> Reverse<'a> {
 
     /// Bits that are left; negative when more were read than there are.
     pub(super) fn left(&self) -> isize {
-        self.unread * 8 + self.available as isize
+        let bytes = self.src.len().cast_signed() - self.beyond.cast_signed();
+        bytes * 8 + 63 - self.used as isize
     }
 }
 
 /// Fewer than eight bytes are left: they go to the top, zeros below.
 #[cold]
 #[inline(never)]
-fn last_bytes(src: &[u8], unread: isize) -> u64 {
+fn last_bytes(src: &[u8]) -> u64 {
     let mut word = [0; 8];
-    let left = usize::try_from(unread).unwrap_or(0);
-    let rest = src.get(..left).unwrap_or(&[]);
-    for (to, &from) in word.iter_mut().rev().zip(rest.iter().rev()) {
+    for (to, &from) in word.iter_mut().rev().zip(src.iter().rev()) {
         *to = from;
     }
     u64::from_le_bytes(word)

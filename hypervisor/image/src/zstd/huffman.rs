@@ -73,16 +73,24 @@ impl Huffman {
         }
         *weights.get_mut(count)? = (rest.ilog2() + 1) as u8;
         // Codes are given out from the lightest weight up, symbols in order.
+        let mut starts = [0usize; MAX_BITS as usize + 2];
+        for &weight in weights.iter().take(count + 1) {
+            let next = starts.get_mut(usize::from(weight) + 1);
+            *next? += span(bits, weight);
+        }
         let mut at = 0;
-        for wanted in 1..=bits as u8 {
-            let length = bits as u8 + 1 - wanted;
-            let span = 1usize << (MAX_BITS - u32::from(length));
-            for (&weight, symbol) in weights.iter().zip(0u8..=255) {
-                if weight == wanted {
-                    let entry = u16::from_le_bytes([length, symbol]);
-                    self.table.get_mut(at..at + span)?.fill(entry);
-                    at += span;
-                }
+        for start in &mut starts {
+            at += *start;
+            *start = at;
+        }
+        for (&weight, symbol) in weights.iter().take(count + 1).zip(0u8..=255) {
+            if weight != 0 {
+                let length = bits as u8 + 1 - weight;
+                let start = starts.get_mut(usize::from(weight))?;
+                let end = *start + span(bits, weight);
+                let entry = u16::from_le_bytes([length, symbol]);
+                self.table.get_mut(*start..end)?.fill(entry);
+                *start = end;
             }
         }
         (at == SIZE).then_some(())
@@ -130,6 +138,15 @@ impl Huffman {
             rest = others;
         }
         self.stream(src.get(at..)?, rest)
+    }
+}
+
+/// Entries of the table that a symbol of this weight takes.
+fn span(bits: u32, weight: u8) -> usize {
+    if weight == 0 {
+        0
+    } else {
+        1 << (MAX_BITS - bits + u32::from(weight) - 1)
     }
 }
 

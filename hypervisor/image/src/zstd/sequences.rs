@@ -148,20 +148,32 @@ fn offset(code: u8) -> Option<(u32, u8)> {
 }
 
 /// A table, and how many bits its first state has.
+#[derive(Clone)]
 struct Table {
-    entries: Box<[Entry; STATES]>,
+    entries: [Entry; STATES],
     log: u32,
     is_valid: bool,
 }
 
+/// A decoded sequence.
+#[derive(Clone, Copy, Default)]
+struct Sequence {
+    literals: u32,
+    /// From the end of the literals back to the match, not 0.
+    offset: u32,
+    length: u32,
+}
+
+/// Sequences are decoded so many at a time, then executed: each of the two loops
+/// alone keeps its variables in registers.
+const BATCH: usize = 128;
+
 impl Table {
-    fn new() -> Option<Self> {
-        Some(Self {
-            entries: boxed(Entry::default())?,
-            log: 0,
-            is_valid: false,
-        })
-    }
+    const EMPTY: Self = Self {
+        entries: [Entry(0); STATES],
+        log: 0,
+        is_valid: false,
+    };
 
     /// Sets the table as `mode` says; the bytes that it took of `src`.
     fn read(&mut self, mode: u8, src: &[u8], kind: &Kind) -> Option<usize> {
@@ -201,11 +213,16 @@ impl Table {
     }
 }
 
+/// Indices of the tables.
+const LL: usize = 0;
+const OF: usize = 1;
+const ML: usize = 2;
+
 /// Tables and offsets that last from block to block.
 pub(super) struct Sequences {
-    literal_lengths: Table,
-    offsets: Table,
-    match_lengths: Table,
+    /// For literal lengths, offsets and match lengths.
+    tables: Box<[Table; 3]>,
+    batch: Box<[Sequence; BATCH]>,
     /// The last three offsets, the latest first.
     recent: [u32; 3],
 }
@@ -213,18 +230,17 @@ pub(super) struct Sequences {
 impl Sequences {
     pub(super) fn new() -> Option<Self> {
         Some(Self {
-            literal_lengths: Table::new()?,
-            offsets: Table::new()?,
-            match_lengths: Table::new()?,
+            tables: boxed(Table::EMPTY)?,
+            batch: boxed(Sequence::default())?,
             recent: [0; 3],
         })
     }
 
     /// A new frame starts without tables.
     pub(super) fn forget(&mut self) {
-        self.literal_lengths.is_valid = false;
-        self.offsets.is_valid = false;
-        self.match_lengths.is_valid = false;
+        for table in &mut *self.tables {
+            table.is_valid = false;
+        }
         self.recent = [1, 4, 8];
     }
 
@@ -258,12 +274,12 @@ impl Sequences {
             if modes & 3 != 0 {
                 return None;
             }
-            let tables = [
-                (&mut self.literal_lengths, modes >> 6, &LITERAL_LENGTH),
-                (&mut self.offsets, modes >> 4, &OFFSET),
-                (&mut self.match_lengths, modes >> 2, &MATCH_LENGTH),
+            let kinds = [
+                (modes >> 6, &LITERAL_LENGTH),
+                (modes >> 4, &OFFSET),
+                (modes >> 2, &MATCH_LENGTH),
             ];
-            for (table, mode, kind) in tables {
+            for (table, (mode, kind)) in self.tables.iter_mut().zip(kinds) {
                 at += table.read(mode, src.get(at..)?, kind)?;
             }
             to = self.run(src.get(at..)?, sequences, literals, count, out, to)?;
@@ -288,26 +304,64 @@ impl Sequences {
         out: &mut [u8],
         mut to: Position,
     ) -> Option<Position> {
+        let mut bits = Reverse::new(src)?;
+        let mut states = [0; 3];
+        for (state, table) in states.iter_mut().zip(&*self.tables) {
+            *state = bits.read(table.log) as usize;
+        }
+        let mut reader = Reader {
+            bits,
+            states,
+            recent: self.recent,
+            next: 0,
+        };
+        let mut left = sequences;
+        while left != 0 {
+            let batch = self.batch.get_mut(..left.min(BATCH))?;
+            left -= batch.len();
+            reader = reader.batch(&self.tables, batch)?;
+            for &sequence in &*batch {
+                to = execute(out, literals, count, to, sequence)?;
+            }
+        }
+        self.recent = reader.recent;
+        // No states follow the last sequence, though they were read.
+        (reader.bits.left() + reader.next as isize == 0).then_some(to)
+    }
+}
+
+/// Decodes sequences.
+struct Reader<'a> {
+    bits: Reverse<'a>,
+    states: [usize; 3],
+    recent: [u32; 3],
+    /// Bits of the states that were read last.
+    next: u32,
+}
+
+impl Reader<'_> {
+    /// Fills `batch`. By value, so that nothing needs to be kept in memory.
+    #[inline(never)]
+    fn batch(self, tables: &[Table; 3], batch: &mut [Sequence]) -> Option<Self> {
         /// More extra and state bits than this may need a second refill.
         const ONE_REFILL: u32 = 56;
-        let mut bits = Reverse::new(src)?;
-        let ll_table = &*self.literal_lengths.entries;
-        let of_table = &*self.offsets.entries;
-        let ml_table = &*self.match_lengths.entries;
+        let Self {
+            mut bits,
+            states: [mut ll_state, mut of_state, mut ml_state],
+            recent: [mut first, mut second, mut third],
+            mut next,
+        } = self;
         // States are below 512 by construction; the mask spares the check.
-        let entry = |table: &[Entry; STATES], state: usize| table[state & (STATES - 1)];
-        let mut ll_state = bits.read(self.literal_lengths.log) as usize;
-        let mut of_state = bits.read(self.offsets.log) as usize;
-        let mut ml_state = bits.read(self.match_lengths.log) as usize;
-        let [mut first, mut second, mut third] = self.recent;
-        for left in (0..sequences).rev() {
-            let ll = entry(ll_table, ll_state);
-            let of = entry(of_table, of_state);
-            let ml = entry(ml_table, ml_state);
+        let entry = |table: usize, state: usize| tables[table].entries[state & (STATES - 1)];
+        for sequence in batch {
+            let ll = entry(LL, ll_state);
+            let of = entry(OF, of_state);
+            let ml = entry(ML, ml_state);
             bits.refill();
             // At most 3 * 9 bits of states and 31 + 2 * 16 extra ones: no carry between the bytes.
             let counts = ll.counts() + of.counts() + ml.counts();
-            let (extra, next) = (counts >> 8, counts & 0xff);
+            let extra = counts >> 8;
+            next = counts & 0xff;
             let mut offset = of.base();
             let mut match_length = ml.base();
             let mut literal_length = ll.base();
@@ -349,24 +403,22 @@ impl Sequences {
                     }
                 }
             }
-            to = execute(
-                out,
-                literals,
-                count,
-                to,
-                literal_length,
+            *sequence = Sequence {
+                literals: literal_length,
                 offset,
-                match_length,
-            )?;
-            if left != 0 {
-                ll_state = ll.next() + bits.read_uncounted(ll.counts()) as usize;
-                ml_state = ml.next() + bits.read_uncounted(ml.counts()) as usize;
-                of_state = of.next() + bits.read_uncounted(of.counts()) as usize;
-                bits.skipped(next);
-            }
+                length: match_length,
+            };
+            ll_state = ll.next() + bits.read_uncounted(ll.counts()) as usize;
+            ml_state = ml.next() + bits.read_uncounted(ml.counts()) as usize;
+            of_state = of.next() + bits.read_uncounted(of.counts()) as usize;
+            bits.skipped(next);
         }
-        self.recent = [first, second, third];
-        (bits.left() == 0).then_some(to)
+        Some(Self {
+            bits,
+            states: [ll_state, of_state, ml_state],
+            recent: [first, second, third],
+            next,
+        })
     }
 }
 
@@ -378,26 +430,24 @@ struct Position {
     literals: u32,
 }
 
-/// Executes a sequence: so many literals, then `length` bytes from `offset` (not 0) before.
+/// Executes a sequence.
 #[inline(always)]
 fn execute(
     out: &mut [u8],
     literals: &Literals,
     count: u32,
     to: Position,
-    literal_length: u32,
-    offset: u32,
-    length: u32,
+    sequence: Sequence,
 ) -> Option<Position> {
     let size = out.len() as u64;
     let start = u64::from(to.out);
-    let middle = start + u64::from(literal_length);
-    let end = middle + u64::from(length);
+    let middle = start + u64::from(sequence.literals);
+    let end = middle + u64::from(sequence.length);
     // A literal length has 17 bits and `count` 18.
-    let used = to.literals + literal_length;
+    let used = to.literals + sequence.literals;
     // Copies below write up to a chunk too much: room for that, or the slow way.
-    if used > count || end + 2 * CHUNK as u64 > size || u64::from(offset) > middle {
-        return careful(out, literals, count, to, literal_length, offset, length);
+    if used > count || end + 2 * CHUNK as u64 > size || u64::from(sequence.offset) > middle {
+        return careful(out, literals, count, to, sequence);
     }
     let after = Position {
         out: end as u32,
@@ -406,32 +456,45 @@ fn execute(
     // `used` is at most 128 Ki, so the mask changes nothing that counts; it spares a check.
     let from = to.literals as usize & (BLOCK_MAX - 1);
     let (start, middle, end) = (start as usize, middle as usize, end as usize);
-    if literal_length as usize <= CHUNK {
+    let length = sequence.literals as usize;
+    if length <= CHUNK {
         let chunk: [u8; CHUNK] = *literals[from..from + CHUNK].first_chunk()?;
         *out.get_mut(start..start + CHUNK)?.first_chunk_mut()? = chunk;
     } else {
-        let chunk = literals.get(from..from + literal_length as usize)?;
+        let chunk = literals.get(from..from + length)?;
         out.get_mut(start..middle)?.copy_from_slice(chunk);
     }
-    let offset = offset as usize;
-    let mut at = middle;
-    if offset >= CHUNK {
-        if length as usize > LONG && length as usize <= offset {
-            let from = middle - offset;
-            out.copy_within(from..from + length as usize, middle);
-            return Some(after);
-        }
-        loop {
-            let from = at - offset;
-            let chunk: [u8; CHUNK] = *out.get(from..from + CHUNK)?.first_chunk()?;
-            *out.get_mut(at..at + CHUNK)?.first_chunk_mut()? = chunk;
-            at += CHUNK;
-            if at >= end {
-                return Some(after);
-            }
-        }
+    let offset = sequence.offset as usize;
+    if offset < CHUNK {
+        return near_match(out, middle, end, offset).map(|()| after);
     }
-    let from = middle - offset;
+    // Most matches are short.
+    let mut from = (middle - offset) as u32 as usize;
+    let chunk: [u8; CHUNK] = *out.get(from..from + CHUNK)?.first_chunk()?;
+    *out.get_mut(middle..middle + CHUNK)?.first_chunk_mut()? = chunk;
+    let length = sequence.length as usize;
+    if length <= CHUNK {
+        return Some(after);
+    }
+    if length > LONG && length <= offset {
+        out.copy_within(from..from + length, middle);
+        return Some(after);
+    }
+    let mut at = middle + CHUNK;
+    while at < end {
+        from += CHUNK;
+        let chunk: [u8; CHUNK] = *out.get(from..from + CHUNK)?.first_chunk()?;
+        *out.get_mut(at..at + CHUNK)?.first_chunk_mut()? = chunk;
+        at += CHUNK;
+    }
+    Some(after)
+}
+
+/// A match to `middle..end` from less than a chunk before; there is room for a chunk after it.
+#[inline(always)]
+fn near_match(out: &mut [u8], middle: usize, end: usize, offset: usize) -> Option<()> {
+    let mut at = middle;
+    let from = (middle - offset) as u32 as usize;
     let word: [u8; WORD] = *out.get(from..from + WORD)?.first_chunk()?;
     let mut word = u64::from_le_bytes(word);
     if offset >= WORD {
@@ -440,7 +503,7 @@ fn execute(
             *out.get_mut(at..at + WORD)?.first_chunk_mut()? = word.to_le_bytes();
             at += WORD;
             if at >= end {
-                return Some(after);
+                return Some(());
             }
             let from = at - offset;
             word = u64::from_le_bytes(*out.get(from..from + WORD)?.first_chunk()?);
@@ -453,7 +516,7 @@ fn execute(
         *out.get_mut(at..at + WORD)?.first_chunk_mut()? = word;
         at += pattern.step;
         if at >= end {
-            return Some(after);
+            return Some(());
         }
     }
 }
@@ -502,19 +565,18 @@ fn careful(
     literals: &Literals,
     count: u32,
     to: Position,
-    literal_length: u32,
-    offset: u32,
-    length: u32,
+    sequence: Sequence,
 ) -> Option<Position> {
-    let used = to.literals.checked_add(literal_length)?;
+    let used = to.literals.checked_add(sequence.literals)?;
     let now = literals
         .get(..count as usize)?
         .get(to.literals as usize..used as usize)?;
-    let middle = to.out.checked_add(literal_length)?;
-    let end = middle.checked_add(length)?;
+    let middle = to.out.checked_add(sequence.literals)?;
+    let end = middle.checked_add(sequence.length)?;
     out.get(..end as usize)?;
     out.get_mut(to.out as usize..middle as usize)?
         .copy_from_slice(now);
+    let offset = sequence.offset;
     if offset == 0 || offset > middle {
         return None;
     }
