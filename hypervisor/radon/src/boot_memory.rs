@@ -70,32 +70,48 @@ impl Ranges {
     }
 }
 
+/// Most reservations of a [`Carver`]: the loader's modules twice, and a dozen of our own.
+const MAX_USED: usize = 64;
+
+/// A reservation that can be given up again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot(usize);
+
 /// Takes memory from the top of RAM below 4 GiB, around what is already in use.
 pub(crate) struct Carver<'a> {
-    pub(crate) map: &'a Ranges,
-    pub(crate) used: [Range<u64>; 64],
-    pub(crate) count: usize,
+    map: &'a Ranges,
+    used: [Range<u64>; MAX_USED],
+    count: usize,
 }
 
 impl<'a> Carver<'a> {
     pub(crate) fn new(map: &'a Ranges) -> Self {
         Self {
             map,
-            used: [const { 0..0 }; 64],
+            used: [const { 0..0 }; MAX_USED],
             count: 0,
         }
     }
 
-    /// Marks bytes as in use.
-    pub(crate) fn reserve(&mut self, r: Range<u64>) {
-        if self.count < self.used.len() && !r.is_empty() {
-            self.used[self.count] = r.start & !0xfff..r.end.next_multiple_of(4096);
-            self.count += 1;
+    /// Marks bytes as in use. Nothing is reserved for an empty range, or when there is no room
+    /// for another one ([`Carver::take`] then fails rather than hand out the same memory twice).
+    pub(crate) fn reserve(&mut self, r: Range<u64>) -> Option<Slot> {
+        if r.is_empty() {
+            return None;
         }
+        let at = self.count;
+        *self.used.get_mut(at)? = r.start & !0xfff..r.end.next_multiple_of(4096);
+        self.count += 1;
+        Some(Slot(at))
+    }
+
+    /// Gives a reservation up.
+    pub(crate) fn release(&mut self, slot: Slot) {
+        self.used[slot.0] = 0..0;
     }
 
     /// `size` bytes at a multiple of `align`, as high as possible below 4 GiB.
-    pub(crate) fn take(&mut self, size: u64, align: u64) -> Option<u64> {
+    pub(crate) fn take(&mut self, size: u64, align: u64) -> Option<(u64, Slot)> {
         let size = size.next_multiple_of(4096);
         let ram = self
             .map
@@ -119,8 +135,8 @@ impl<'a> Carver<'a> {
                 }
             }
         })?;
-        self.reserve(at..at + size);
-        Some(at)
+        let slot = self.reserve(at..at + size)?;
+        Some((at, slot))
     }
 
     /// RAM that is not in use, as page ranges.
