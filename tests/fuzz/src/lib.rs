@@ -73,6 +73,12 @@ pub const TARGETS: &[Target] = &[
         cases: 20_000,
     },
     Target {
+        name: "xl_cfg",
+        run: targets::xl_cfg,
+        seeds: seeds::xl_cfg,
+        cases: 20_000,
+    },
+    Target {
         name: "acpi",
         run: targets::acpi,
         seeds: seeds::acpi,

@@ -139,3 +139,14 @@ fn with_checksum(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
     bytes[at] = sum.wrapping_neg();
     bytes
 }
+
+pub(crate) fn xl_cfg() -> Vec<Vec<u8>> {
+    [
+        "name = 'a'\ntype = \"pvh\"; memory = 64 # MiB\nkernel = '/boot/k'\nextra = \"a=\\\"b\\\"\"\n",
+        "name='b'\nvcpus=2\nmaxvcpus=4\ncpus=[\"0\",\"all,^1\"]\non_crash='restart'\ncpu_weight=0x200\n",
+        "name='c'\ndisk = [ '/a,raw,xvda,rw', # two\n 'format=raw,vdev=hdc,cdrom,access=ro,target=/x,y',\n]\n",
+        "name='d'\nvif=['mac=00:16:3e:00:00:01,bridge=b,rate=10Mb/s@20ms','']\nvnc=0\npci=[['x']]\nmemroy += 3",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
+}

@@ -179,3 +179,25 @@ pub(crate) fn acpi(data: &[u8]) {
         Err(error) => check_message(&error.to_string()),
     }
 }
+
+pub(crate) fn xl_cfg(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut source = xlcfg::Source::new("fuzz.cfg", &text);
+    source.add_override("memory=64");
+    let problems = match xlcfg::load(&source) {
+        Ok((config, problems)) => {
+            assert_eq!(config.memory_mib, 64);
+            assert!(!config.name.is_empty() && config.vcpus <= config.max_vcpus);
+            problems
+        }
+        Err(problems) => {
+            assert!(problems.has_errors());
+            problems
+        }
+    };
+    for problem in problems.iter() {
+        assert!(!problem.help.is_empty(), "{}", problem.what);
+        assert!(problem.span.end <= source.text().len());
+        assert!(problem.render(&source).contains(": "));
+    }
+}
