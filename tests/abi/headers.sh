@@ -7,6 +7,10 @@ set -euo pipefail
 . "$(dirname "$0")/../../boot/fetch/apt-root.sh"
 
 DIR=$CACHE/libxen-dev
+# Tests run side by side, and each asks.
+mkdir -p "$CACHE"
+exec 9>"$DIR.lock"
+flock 9
 if [ ! -e "$DIR/$MARK" ]; then
     command -v dpkg-deb >/dev/null || die "no dpkg-deb"
     apt_root trixie

@@ -109,7 +109,11 @@ fn to_v1(raw: Raw) -> Result<Raw, Errno> {
         return Err(Errno::ERANGE);
     }
     if kind != GTF_permit_access {
-        return Ok(Raw::default());
+        // Withdrawn, perhaps while it is mapped: the flags go on telling so.
+        return Ok(Raw {
+            header: u32::from(raw.status & IN_USE),
+            ..Raw::default()
+        });
     }
     // The frame must fit, and a part of a page cannot become all of it.
     if flags & GTF_sub_page != 0 {

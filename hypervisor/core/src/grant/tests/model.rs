@@ -203,6 +203,13 @@ impl Model {
         assert_eq!(x, y);
     }
 
+    fn run(&mut self, steps: &[Step]) {
+        for step in steps {
+            self.step(step);
+            self.check();
+        }
+    }
+
     fn check(&self) {
         let w = &self.w;
         for u in &self.uses {
@@ -250,16 +257,31 @@ impl Model {
     }
 }
 
+#[test]
+fn withdrawn_while_mapped_then_back_to_version_1() {
+    let mut m = Model {
+        w: World::new(DOMS),
+        uses: Vec::new(),
+    };
+    m.run(&[
+        (16, 52, 220, 4908, 388_005_670),
+        (46, 0, 220, 0, 584_882_569),
+        (212, 136, 235, 9660, 0),
+        (16, 0, 16, 8028, 2_990_603_959),
+        (30, 0, 52, 0, 1_246_986_320),
+    ]);
+    for u in &m.uses {
+        assert_ne!(m.w.in_use(u.from, u.r), 0);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn behaves_like_the_model(steps in proptest::collection::vec(any::<Step>(), 1..200)) {
         let mut m = Model { w: World::new(DOMS), uses: Vec::new() };
-        for step in &steps {
-            m.step(step);
-            m.check();
-        }
+        m.run(&steps);
         for u in m.uses.drain(..) {
             let pending = u.pending.or_else(|| {
                 let (handle, slot) = u.live?;
