@@ -28,6 +28,8 @@ pub struct Entry {
     pub options: String,
     /// Files handed over in order, each with its command line.
     pub modules: Vec<(PathBuf, String)>,
+    /// Commands of GRUB's own before all that; `{N}` stands for where module N lies.
+    pub commands: Vec<String>,
 }
 
 /// The text of `grub.cfg` for these entries. The first is started at once; the
@@ -43,6 +45,12 @@ pub fn config(entries: &[Entry]) -> String {
             entry.title.replace('"', "'")
         ));
         let file = |module: usize| format!("/boot/{index}/{module}");
+        for command in &entry.commands {
+            let with_file =
+                |text: String, module: usize| text.replace(&format!("{{{module}}}"), &file(module));
+            let command = (0..entry.modules.len()).fold(command.clone(), with_file);
+            text.push_str(&format!("    {command}\n"));
+        }
         match entry.loads {
             Loads::Radon => {
                 let options = escape(&entry.options);
@@ -130,6 +138,7 @@ mod tests {
                 ("k".into(), "console=hvc0 a;b".into()),
                 ("i".into(), String::new()),
             ],
+            commands: vec!["acpi {1}".into()],
         }]);
         let at = |what: &str| {
             text.find(what)
@@ -141,5 +150,6 @@ mod tests {
         );
         assert!(at("/boot/0/0") < at("/boot/0/1"));
         assert!(text.contains("timeout=0"));
+        assert!(at("    acpi /boot/0/1\n") < at("multiboot2"));
     }
 }

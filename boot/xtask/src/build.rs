@@ -163,6 +163,7 @@ pub(crate) fn all(layout: &Layout) -> Result<()> {
             (kernel.vmlinuz(), "console=hvc0".to_owned()),
             (initrd.clone(), String::new()),
         ],
+        commands: Vec::new(),
     };
     let entries = [
         entry("Debian 13 on Radon", "console=com1,vga"),

@@ -91,6 +91,7 @@ pub(crate) fn run(layout: &Layout, arguments: &[String]) -> Result<()> {
             title: "dom0".into(),
             options,
             modules,
+            commands: Vec::new(),
         };
         grub::make_iso(layout, &iso, &[entry])?;
         Start::Iso {

@@ -3,6 +3,7 @@
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use radon_x86::clock::Reference;
 use radon_x86::machine::Power;
 use radon_x86::traps::TrapFrame;
 use radon_x86::{cpu, machine, paging, percpu, serial, smp};
@@ -176,9 +177,21 @@ pub(crate) fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     end(&mut out)
 }
 
-/// A reason not to start, in one sentence; the machine stays so that it can be read.
+/// A reason not to start, in one sentence.  As after a panic, the machine is reset unless
+/// `noreboot` keeps it, five seconds later so that the line can be read.
 pub(crate) fn refuse(why: &dyn core::fmt::Display) -> ! {
     let mut out = Raw;
     let _ = writeln!(out, "\n(XEN) Radon cannot start: {why}.");
-    cpu::stop()
+    if NO_REBOOT.load(Ordering::Relaxed) {
+        cpu::stop()
+    }
+    let _ = writeln!(
+        out,
+        "(XEN) Reboot in five seconds ('noreboot' would keep the machine)."
+    );
+    // The PIT needs no tables and no calibration; 50 ms is near its limit.
+    for _ in 0..100 {
+        let _ = Reference::Pit.wait(50_000_000);
+    }
+    machine::reboot(POWER.get().copied().unwrap_or_default())
 }

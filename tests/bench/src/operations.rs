@@ -60,6 +60,7 @@ pub(crate) fn figures(layout: &Layout, skip_bochs: bool) -> Result<()> {
             title: "bench".to_owned(),
             options: options.to_owned(),
             modules,
+            commands: Vec::new(),
         };
         grub::make_iso(layout, &iso, &[entry])?;
         let start = Start::Iso {

@@ -148,6 +148,7 @@ impl Env {
                         .trim()
                         .to_owned(),
                     modules: vec![(image, arguments), (initrd.clone(), String::new())],
+                    commands: Vec::new(),
                 };
                 grub::make_iso(&self.layout, &iso, &[entry]).context("the test's ISO")?;
                 Start::Iso { iso, firmware }

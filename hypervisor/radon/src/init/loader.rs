@@ -116,10 +116,10 @@ fn read_options(line: &'static str, loader: &[u8]) -> cmdline::Options<'static> 
             complaints.left_out()
         );
     }
+    fatal::NO_REBOOT.store(options.noreboot, Ordering::Relaxed);
     if let Some(c) = complaints.fatal() {
         fatal::refuse(c);
     }
-    fatal::NO_REBOOT.store(options.noreboot, Ordering::Relaxed);
     options
 }
 

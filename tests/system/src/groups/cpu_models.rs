@@ -1,19 +1,20 @@
 //! CPU models of Bochs that cannot work: one clear line each, before any module is looked at.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use boot_image::grub;
 use harness::{Boot, Firmware, Report, Start};
 
+use super::refusals::{Then, refused};
 use crate::env::Env;
 
 /// Model, and words that its refusal must hold.
 const MODELS: &[(&str, &[&str])] = &[
     ("atom_n270", &["64-bit mode"]),
-    ("p4_prescott_celeron_336", &["no VMX", "VT-x"]),
+    ("p4_prescott_celeron_336", &["no VMX"]),
     ("core2_penryn_t9600", &["EPT"]),
     ("corei5_lynnfield_750", &["unrestricted guest"]),
-    ("athlon64_clawhammer", &["no SVM", "AMD-V"]),
-    ("turion64_tyler", &["nested paging", "NPT"]),
+    ("athlon64_clawhammer", &["no SVM"]),
+    ("turion64_tyler", &["nested paging"]),
 ];
 
 pub(crate) fn refusals(env: &Env, report: &mut Report) -> Result<()> {
@@ -26,6 +27,7 @@ pub(crate) fn refusals(env: &Env, report: &mut Report) -> Result<()> {
         title: "refusals".to_owned(),
         options: "console=com1 loglvl=all noreboot".to_owned(),
         modules: vec![(module, "console=hvc0".to_owned())],
+        commands: Vec::new(),
     };
     grub::make_iso(&env.layout, &iso, &[entry]).context("the test's ISO")?;
     for &(model, says) in MODELS {
@@ -38,29 +40,8 @@ pub(crate) fn refusals(env: &Env, report: &mut Report) -> Result<()> {
             };
             let mut boot = Boot::new(&format!("cpu-models-{model}"), machine, start);
             boot.repeat = "./radon test cpu-models".to_owned();
-            run(env, boot, says)
+            refused(env, boot, 40, says, Then::Stay)
         });
     }
     Ok(())
-}
-
-fn run(env: &Env, boot: Boot, says: &[&str]) -> Result<String> {
-    let mut session = env.start(boot)?;
-    let timeout = session.machine().seconds(40);
-    loop {
-        // The machine stays: its last line is the refusal, and ends as all lines do.
-        let line = match session.console.expect(&["\n"], timeout) {
-            Ok(found) => found.before,
-            Err(error) => bail!("{error:#}\n{}", session.evidence()),
-        };
-        if says.iter().all(|word| line.contains(word)) {
-            return Ok(line.trim().to_owned());
-        }
-        if ["dom0 kernel", "FATAL", "PANIC"]
-            .iter()
-            .any(|word| line.contains(word))
-        {
-            bail!("no refusal with the words {says:?}\n{}", session.evidence());
-        }
-    }
 }

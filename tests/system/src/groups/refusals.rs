@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use harness::{Boot, Machine, Report, Start};
+use boot_image::grub;
+use harness::{Boot, Firmware, Machine, Report, Start};
 
 use crate::env::{Env, Linux};
 
@@ -15,7 +16,16 @@ struct Case {
     says: &'static [&'static str],
     machine: Machine,
     start: Start,
-    extra: Vec<String>,
+    then: Then,
+}
+
+/// What a refusal ends with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// A reset, which ends QEMU.
+    Reset,
+    /// `noreboot`: the machine stays.
+    Stay,
 }
 
 pub(crate) fn refusals(env: &Env, report: &mut Report) -> Result<()> {
@@ -27,35 +37,47 @@ pub(crate) fn refusals(env: &Env, report: &mut Report) -> Result<()> {
 
 fn run(env: &Env, case: Case) -> Result<String> {
     let mut boot = Boot::new(&format!("refusals-{}", case.name), case.machine, case.start);
-    boot.extra = case.extra;
     boot.repeat = "./radon test refusals".to_owned();
+    refused(env, boot, 60, case.says, case.then)
+}
+
+/// Boots and waits for the refusal: one line that holds a word of `says`, before any dom0.
+pub(super) fn refused(
+    env: &Env,
+    boot: Boot,
+    seconds: u64,
+    says: &[&str],
+    then: Then,
+) -> Result<String> {
     let mut session = env.start(boot)?;
-    let timeout = session.machine().seconds(60);
-    // Without `noreboot` the machine resets after its report, which ends QEMU.
-    if let Err(error) = session.console.until_closed(timeout) {
-        bail!("{error:#}\n{}", session.evidence());
-    }
-    let log = std::fs::read(session.console.log())?;
-    let log = String::from_utf8_lossy(&log);
-    if !log.contains("Panic on CPU") {
-        bail!("no panic of the hypervisor\n{}", session.evidence());
-    }
-    if log.contains("Linux version") {
-        bail!("dom0 was started\n{}", session.evidence());
-    }
-    // The line that names the problem is the panic's own: search from the end.
-    match log
-        .lines()
-        .rev()
-        .find(|line| case.says.iter().any(|word| line.contains(word)))
-    {
-        Some(line) => Ok(line.trim().to_owned()),
-        None => bail!(
-            "the refusal names none of {:?}\n{}",
-            case.says,
+    let timeout = session.machine().seconds(seconds);
+    let ends = [
+        "Radon cannot start: ",
+        // The 32-bit entry's words.
+        "Radon: this CPU",
+        "Linux version",
+        "*** FATAL",
+        "*** PANIC",
+    ];
+    let line = match session.console.expect(&ends, timeout) {
+        Ok(found) if found.index < 2 => session.console.expect(&["\n"], timeout)?.before,
+        Ok(found) => bail!(
+            "{} instead of a refusal\n{}",
+            ends[found.index],
             session.evidence()
         ),
+        Err(error) => bail!("{error:#}\n{}", session.evidence()),
+    };
+    if !says.iter().any(|word| line.contains(word)) {
+        bail!(
+            "the refusal names none of {says:?}: {line}\n{}",
+            session.evidence()
+        );
     }
+    if then == Then::Reset && session.console.until_closed(timeout).is_err() {
+        bail!("the machine is not reset\n{}", session.evidence());
+    }
+    Ok(line.trim().to_owned())
 }
 
 fn cases(env: &Env) -> Result<Vec<Case>> {
@@ -99,13 +121,13 @@ fn cases(env: &Env) -> Result<Vec<Case>> {
         says,
         machine,
         start: env.direct(options, modules),
-        extra: Vec::new(),
+        then: Then::Reset,
     };
     let noise: String = (0u32..4000)
         .map(|i| char::from(b'!' + u8::try_from(i * 7 % 90).unwrap_or(0)))
         .collect();
     let noise = noise.replace(',', ".");
-    Ok(vec![
+    let mut cases = vec![
         case("no-svm", &["SVM"], without_svm, "", good()),
         case("no-npt", &["nested paging", "NPT"], without_npt, "", good()),
         case(
@@ -166,6 +188,51 @@ fn cases(env: &Env) -> Result<Vec<Case>> {
             &noise,
             Vec::new(),
         ),
+    ];
+    // One waits for the reset; the others save the five seconds.
+    for case in cases.iter_mut().skip(1) {
+        if let Start::Direct { options, .. } = &mut case.start {
+            options.insert_str(0, "noreboot ");
+            case.then = Then::Stay;
+        }
+    }
+    cases.extend(acpi(env)?);
+    Ok(cases)
+}
+
+/// ACPI tables as a broken firmware leaves them: GRUB puts the set together anew.
+fn acpi(env: &Env) -> Result<[Case; 2]> {
+    let table = env.layout.build().join("test-refusal-madt");
+    // Header of an empty MADT: signature, length, revision, and a checksum that is wrong.
+    let mut madt = [0; 44];
+    madt[..4].copy_from_slice(b"APIC");
+    madt[4] = 44;
+    madt[8..10].copy_from_slice(&[4, 0x5a]);
+    std::fs::write(&table, madt)?;
+    let case = |name: &'static str, command: &str| -> Result<Case> {
+        let iso = env.layout.build().join(format!("test-refusal-{name}.iso"));
+        let entry = grub::Entry {
+            loads: grub::Loads::Radon,
+            title: name.to_owned(),
+            options: "console=com1 loglvl=all noreboot".to_owned(),
+            modules: vec![(table.clone(), String::new())],
+            commands: vec![command.to_owned()],
+        };
+        grub::make_iso(&env.layout, &iso, &[entry])?;
+        Ok(Case {
+            name,
+            says: &["the ACPI table APIC (MADT)"],
+            machine: env.machine("qemu-svm")?.memory(1024),
+            start: Start::Iso {
+                iso,
+                firmware: Firmware::Bios,
+            },
+            then: Then::Stay,
+        })
+    };
+    Ok([
+        case("no-madt", "acpi --exclude=APIC")?,
+        case("bad-madt", "acpi --exclude=APIC {0}")?,
     ])
 }
 
@@ -174,15 +241,14 @@ fn no_pack(env: &Env) -> Result<PathBuf> {
     Ok(env.linux(Linux::V6_1).0.vmlinuz())
 }
 
-/// Turns the ELF's note segments into nothing, so that no PVH entry is found.
+/// Turns the notes with the PVH entry (Xen's number 18) into unknown ones, wherever segment
+/// or section headers would find them.
 fn hide_notes(elf: &mut [u8]) {
-    const PT_NOTE: u32 = 4;
-    let field = |at: usize| usize::from(elf[at]) | usize::from(elf[at + 1]) << 8;
-    let (table, size, count) = (64, field(54), field(56));
-    for index in 0..count {
-        let at = table + index * size;
-        if elf[at..at + 4] == PT_NOTE.to_le_bytes() {
-            elf[at..at + 4].fill(0);
+    const PHYS32_ENTRY: u8 = 18;
+    let entry = [PHYS32_ENTRY, 0, 0, 0, b'X', b'e', b'n', 0];
+    for at in 0..elf.len() - entry.len() {
+        if elf[at..].starts_with(&entry) {
+            elf[at] = 0xff;
         }
     }
 }
