@@ -43,6 +43,26 @@ const CRATES: &[(&str, &str, &[&str])] = &[
     ),
 ];
 
+/// Our crates in `dom0-tools/`, programs of dom0's user space: what of ours each may depend on,
+/// and may it have unsafe code.
+const TOOLS: &[(&str, &[&str], bool)] = &[
+    ("xencall", &["xen-abi"], true),
+    ("xenstore", &["xen-abi"], false),
+    ("xlcfg", &[], false),
+    ("xenstored", &["xen-abi", "xencall", "xenstore"], false),
+    ("xenconsoled", &["xen-abi", "xencall", "xenstore"], false),
+    (
+        "toolstack",
+        &["xen-abi", "guest-image", "xencall", "xenstore", "xlcfg"],
+        false,
+    ),
+    (
+        "xl",
+        &["xen-abi", "xencall", "xenstore", "xlcfg", "toolstack"],
+        false,
+    ),
+];
+
 /// Crates without a line of unsafe code: the compiler is told to see to it.
 const SAFE: &[&str] = &["abi", "x86-defs", "image", "x86-emul", "core"];
 
@@ -162,13 +182,59 @@ pub fn check(top: &Path) -> Result<Vec<String>> {
         }
     }
     for folder in SAFE {
-        let root = top.join("hypervisor").join(folder).join("src/lib.rs");
-        let text = std::fs::read_to_string(&root)?;
+        offences.extend(forbids(top, &format!("hypervisor/{folder}"))?);
+    }
+    tools(top, &mut offences)?;
+    Ok(offences)
+}
+
+/// An offence when a crate may have unsafe code as far as the compiler knows.
+fn forbids(top: &Path, krate: &str) -> Result<Option<String>> {
+    for root in ["src/lib.rs", "src/main.rs"] {
+        let Ok(text) = std::fs::read_to_string(top.join(krate).join(root)) else {
+            continue;
+        };
         if !text.contains("#![forbid(unsafe_code)]") {
-            offences.push(format!("hypervisor/{folder} does not forbid unsafe code"));
+            return Ok(Some(format!("{krate}/{root} does not forbid unsafe code")));
         }
     }
-    Ok(offences)
+    Ok(None)
+}
+
+/// dom0's tools use the ABI and each other, never the hypervisor's crates.
+fn tools(top: &Path, offences: &mut Vec<String>) -> Result<()> {
+    let known: BTreeMap<&str, &(&str, &[&str], bool)> = TOOLS.iter().map(|t| (t.0, t)).collect();
+    for entry in std::fs::read_dir(top.join("dom0-tools"))? {
+        let folder = entry?.file_name().to_string_lossy().into_owned();
+        let krate = format!("dom0-tools/{folder}");
+        let Ok(text) = std::fs::read_to_string(top.join(&krate).join("Cargo.toml")) else {
+            continue;
+        };
+        let Some((name, allowed, is_unsafe)) = known.get(folder.as_str()) else {
+            offences.push(format!("{krate}: not in the table of {}", file!()));
+            continue;
+        };
+        let manifest: toml::Table = text.parse().with_context(|| krate.clone())?;
+        for table in ["dependencies", "dev-dependencies"] {
+            let table = manifest.get(table).and_then(toml::Value::as_table);
+            for dependency in table.into_iter().flat_map(toml::Table::keys) {
+                let is_ours = known.contains_key(dependency.as_str())
+                    || CRATES.iter().any(|c| c.1 == dependency);
+                if is_ours && !allowed.contains(&dependency.as_str()) {
+                    offences.push(format!(
+                        "{name} depends on {dependency}: against the law of directions"
+                    ));
+                }
+            }
+        }
+        if !is_unsafe {
+            offences.extend(forbids(top, &krate)?);
+        }
+        for source in sources(top, &krate)? {
+            offences.extend(shape(&source));
+        }
+    }
+    Ok(())
 }
 
 fn crates(top: &Path, offences: &mut Vec<String>) -> Result<()> {

@@ -23,6 +23,7 @@ const CRATES: &[&str] = &[
     "hypervisor/radon",
     "boot/image",
     "boot/xtask",
+    "dom0-tools/xencall",
     "tests/guests/agent",
     "tests/harness",
     "tests/system",

@@ -1,0 +1,98 @@
+//! What the hypervisor says about itself.
+
+use xen_abi::version::{
+    XEN_CAPABILITIES_INFO_LEN, XEN_CHANGESET_INFO_LEN, XEN_EXTRAVERSION_LEN, XENVER_capabilities,
+    XENVER_changeset, XENVER_commandline, XENVER_compile_info, XENVER_extraversion,
+    XENVER_pagesize, XENVER_platform_parameters, XENVER_version, XenCompileInfo,
+    XenPlatformParameters,
+};
+use xen_abi::xen::__HYPERVISOR_xen_version;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::error::Result;
+use crate::xen::{Call, Xen};
+
+/// Version, origin and abilities of the hypervisor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XenVersion {
+    /// Major version of the ABI.
+    pub major: u32,
+    /// Minor version.
+    pub minor: u32,
+    /// What follows them.
+    pub extra: String,
+    /// Source revision.
+    pub changeset: String,
+    /// Kinds of guests, separated by spaces.
+    pub capabilities: String,
+    /// Page size in bytes.
+    pub page_size: u32,
+    /// Where the hypervisor begins in PV guests' address spaces.
+    pub virt_start: u64,
+    /// Its command line.
+    pub command_line: String,
+    /// Compiler, by whom, where, when.
+    pub compile: [String; 4],
+}
+
+/// Text up to the first zero byte.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0);
+    String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned()
+}
+
+const fn call(name: &'static str, command: u32) -> Call {
+    Call {
+        name,
+        number: __HYPERVISOR_xen_version,
+        command: Some(command as u64),
+        domain: None,
+    }
+}
+
+impl Xen {
+    fn version_op<T: FromBytes + IntoBytes + Immutable>(
+        &self,
+        name: &'static str,
+        command: u32,
+    ) -> Result<T> {
+        let mut argument = T::new_zeroed();
+        self.call(call(name, command), &mut argument, &mut [])?;
+        Ok(argument)
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// When this does not run under Xen.
+    pub fn version(&self) -> Result<XenVersion> {
+        let version = self.call_plain(call("XENVER_version", XENVER_version), [0; 2])?;
+        let extra: [u8; XEN_EXTRAVERSION_LEN as usize] =
+            self.version_op("XENVER_extraversion", XENVER_extraversion)?;
+        let changeset: [u8; XEN_CHANGESET_INFO_LEN as usize] =
+            self.version_op("XENVER_changeset", XENVER_changeset)?;
+        let capabilities: [u8; XEN_CAPABILITIES_INFO_LEN as usize] =
+            self.version_op("XENVER_capabilities", XENVER_capabilities)?;
+        let platform: XenPlatformParameters =
+            self.version_op("XENVER_platform_parameters", XENVER_platform_parameters)?;
+        let command_line: [u8; 1024] = self.version_op("XENVER_commandline", XENVER_commandline)?;
+        let compile: XenCompileInfo =
+            self.version_op("XENVER_compile_info", XENVER_compile_info)?;
+        Ok(XenVersion {
+            major: version >> 16,
+            minor: version & 0xffff,
+            extra: text(&extra),
+            changeset: text(&changeset),
+            capabilities: text(&capabilities).trim_end().to_owned(),
+            page_size: self.call_plain(call("XENVER_pagesize", XENVER_pagesize), [0; 2])?,
+            virt_start: platform.virt_start,
+            command_line: text(&command_line),
+            compile: [
+                text(&compile.compiler),
+                text(&compile.compile_by),
+                text(&compile.compile_domain),
+                text(&compile.compile_date),
+            ],
+        })
+    }
+}
