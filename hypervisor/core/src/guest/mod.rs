@@ -5,6 +5,7 @@
 //! - [`Linear`]: by guest-linear address, through the guest's own page tables as the
 //!   processor would walk them ([`Paging`]): none, 32-bit, PAE, 4 and 5 levels; write protection,
 //!   NX, SMEP, SMAP; accessed and dirty bits are set.
+//! - [`quick`]: what `Linear` does, for the usual case only.
 //! - [`GuestSpace`]: what both have in common, with typed copies of [`Handle`]s: a structure is
 //!   copied in once and copied out once, and no reference into guest memory exists.
 //!
@@ -20,6 +21,7 @@
 
 mod linear;
 mod phys;
+pub(crate) mod quick;
 mod space;
 mod walk;
 

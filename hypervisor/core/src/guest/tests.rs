@@ -224,6 +224,49 @@ fn code_is_fetched_as_far_as_it_is_mapped() {
 }
 
 #[test]
+fn the_quick_way_reaches_the_usual_pages_and_no_others() {
+    let w = World::new();
+    let gla = 0x40_0000;
+    map4(&w, gla, 0x5000, FULL);
+    w.guest()
+        .write_gpa(Gpa(0x5000), &[1, 2, 3, 4, 5, 6, 7, 8])
+        .expect("RAM");
+    let (mem, p2m, frames) = (&w.mem, &w.p2m, &w.frames);
+    let mut b = [0; 3];
+    assert!(quick::read(mem, p2m, &LONG, gla + 1, &mut b));
+    assert_eq!(b, [2, 3, 4]);
+    for offset in 0..=4u8 {
+        let word = quick::code_word(mem, p2m, &LONG, gla + u64::from(offset));
+        let bytes = [1, 2, 3, 4].map(|n| n + offset);
+        assert_eq!(word, Some(u32::from_le_bytes(bytes)));
+    }
+    assert!(quick::code_word(mem, p2m, &LONG, gla + 0xffc).is_some());
+    assert!(quick::code_word(mem, p2m, &LONG, gla + 0xffd).is_none());
+    assert!(!quick::read(mem, p2m, &LONG, gla + 0xffe, &mut b));
+    assert!(quick::write(
+        mem,
+        p2m,
+        frames,
+        &LONG,
+        gla + 0xffd,
+        &[9, 8, 7]
+    ));
+    assert_eq!(w.peek(0x5ff8) >> 40, 0x07_0809);
+    // A read-only page, and pages that are not the guest's RAM.
+    for (gpa, is_ram) in [
+        (PAGES << 12, true),
+        ((PAGES + 1) << 12, false),
+        ((PAGES + 2) << 12, false),
+    ] {
+        map4(&w, gla, gpa, FULL);
+        assert_eq!(quick::read(mem, p2m, &LONG, gla, &mut b), is_ram);
+        assert_eq!(quick::code_word(mem, p2m, &LONG, gla).is_some(), is_ram);
+        assert!(!quick::write(mem, p2m, frames, &LONG, gla, &b));
+    }
+    w.no_refs_left();
+}
+
+#[test]
 fn accessed_and_dirty_bits_are_set_as_needed() {
     let w = World::new();
     let last = map4(&w, 0x1_2345_6000, 0x9000, pte::P | pte::RW);
@@ -381,12 +424,30 @@ fn may(regs: &PagingRegs, access: Access, us: bool, rw: bool, nx: bool) -> bool 
     }
 }
 
+/// Whether the quick way accesses four bytes, and whether it should if the access is allowed:
+/// all bits that the processor would set are set.
+fn quickly(w: &World, regs: &PagingRegs, gla: u64, access: Access) -> (bool, bool) {
+    let mut bytes = [0; 4];
+    let (mem, p2m) = (&w.mem, &w.p2m);
+    let done = match access {
+        Access::Read => quick::read(mem, p2m, regs, gla, &mut bytes),
+        Access::Write => quick::write(mem, p2m, &w.frames, regs, gla, &bytes),
+        Access::Exec => quick::code_word(mem, p2m, regs, gla).is_some(),
+    };
+    let entry = |level: u64| w.peek(0x1000 * (level + 1) + (gla >> (39 - 9 * level) & 511) * 8);
+    let is_dirty = access != Access::Write || entry(3) & pte::D != 0;
+    (
+        done,
+        is_dirty && (0..4).all(|level| entry(level) & pte::A != 0),
+    )
+}
+
 proptest! {
     #[test]
     fn rights_are_those_of_the_manual(
         flags in prop::array::uniform4((any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>())),
         levels in 1usize..5,
-        (wp, smap, smep, ac, user) in any::<(bool, bool, bool, bool, bool)>(),
+        (wp, smap, smep, ac, user, dirty) in any::<(bool, bool, bool, bool, bool, bool)>(),
         access in prop::sample::select(vec![Access::Read, Access::Write, Access::Exec]),
         page in 0u64..1 << 36,
     ) {
@@ -407,13 +468,15 @@ proptest! {
             let (u, r, n) = if strict { (u, r, n) } else { (true, true, false) };
             (us, rw, nx) = (us && u, rw && r, nx || n);
             let e = pte::P | u64::from(u) << 2 | u64::from(r) << 1 | u64::from(n) << 63
-                | u64::from(accessed) << 5;
+                | u64::from(accessed) << 5 | u64::from(dirty) << 6;
             let at = 0x1000 * (level + 1) + (gla >> (39 - 9 * level) & 511) * 8;
             w.poke(at, (0x1000 * (level + 2)) | e);
         }
+        let (quickly, marked) = quickly(&w, &regs, gla + 7, access);
         let result = w.linear(&regs).translate(Gla(gla + 7), access);
         if may(&regs, access, us, rw, nx) {
             prop_assert_eq!(result, Ok(Gpa(0x5007)));
+            prop_assert_eq!(quickly, marked);
             for level in 0..4u64 {
                 let at = 0x1000 * (level + 1) + (gla >> (39 - 9 * level) & 511) * 8;
                 prop_assert!(w.peek(at) & pte::A != 0);
@@ -424,6 +487,7 @@ proptest! {
                 | if access == Access::Exec { pfec::I } else { 0 }
                 | if user { pfec::U } else { 0 };
             prop_assert_eq!(result, Err(Fault::Page { gla: Gla(gla + 7), code }));
+            prop_assert!(!quickly);
         }
     }
 
@@ -445,6 +509,16 @@ proptest! {
         for gla in glas {
             let mut buf = [0; 5000];
             let _ = s.read_bytes(gla, &mut buf);
+            let mut bytes = [0; 4];
+            let is_read = quick::read(&w.mem, &w.p2m, &regs, gla, &mut bytes);
+            prop_assert!(!is_read || bytes == buf[..4]);
+            if let Some(word) = quick::code_word(&w.mem, &w.p2m, &regs, gla) {
+                prop_assert_eq!(s.fetch(Gla(gla), &mut bytes), Ok(4));
+                prop_assert_eq!(word.to_le_bytes(), bytes);
+            }
+            if quick::write(&w.mem, &w.p2m, &w.frames, &regs, gla, &bytes) {
+                prop_assert_eq!(s.write_bytes(gla, &bytes), Ok(()));
+            }
             let _ = s.write_bytes(gla, &buf);
             let _ = s.read_bytes(gla & 0xffff_ffff, &mut buf);
             let _ = s.fetch(Gla(gla), &mut buf[..15]);

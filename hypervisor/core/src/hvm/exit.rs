@@ -64,7 +64,7 @@ pub fn handle<M: Machine>(
 }
 
 /// Moves rip past an instruction. False when it is not what the exit said: #GP was injected.
-#[inline]
+#[inline(always)]
 pub(crate) fn retire<M: Machine>(
     hv: &Hypervisor<M>,
     d: &Domain<M>,

@@ -46,6 +46,7 @@ fn length(i: Insn, bytes: &[u8], is_long: bool) -> Option<u64> {
 }
 
 /// Address of the instruction after `i`, which caused the exit.
+#[inline(always)]
 pub(crate) fn next_rip<M: Machine>(
     hv: &Hypervisor<M>,
     d: &Domain<M>,
@@ -54,26 +55,43 @@ pub(crate) fn next_rip<M: Machine>(
 ) -> Option<u64> {
     let hvm = hv.machine.hvm();
     let rip = hvm.get(hw, Reg::Rip);
-    let cs = hvm.segment(hw, Seg::Cs);
-    let is_long = cs.ar & 1 << 13 != 0 && hvm.get(hw, Reg::Efer) & 1 << 10 != 0;
+    let (code, len) = opcode(i);
+    let mask = (1u64 << (8 * len)) as u32;
+    // The walk behind this wants 64-bit paging; code with another base than 0 is not 64-bit code.
+    let word = if is_long(hv, hw) {
+        super::memory::code_word(hv, d, hw, rip)
+    } else {
+        None
+    };
+    if word.is_some_and(|word| word & mask.wrapping_sub(1) == code) {
+        return Some(rip.wrapping_add(u64::from(len)));
+    }
+    careful(hv, d, hw, i)
+}
+
+/// The same with prefixes, in any mode, anywhere.
+#[cold]
+#[inline(never)]
+fn careful<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &HwVcpu<M>, i: Insn) -> Option<u64> {
+    let hvm = hv.machine.hvm();
+    let rip = hvm.get(hw, Reg::Rip);
+    let is_long = is_long(hv, hw);
     let at = if is_long {
         rip
     } else {
-        cs.base.wrapping_add(rip) & 0xffff_ffff
+        let base = hvm.segment(hw, Seg::Cs).base;
+        base.wrapping_add(rip) & 0xffff_ffff
     };
-    let (code, len) = opcode(i);
-    let mut first = [0u8; 4];
-    let mask = (1u64 << (8 * len)) as u32;
-    if super::memory::fetch(hv, d, hw, at, &mut first[..len as usize]).is_some()
-        && u32::from_le_bytes(first) & mask.wrapping_sub(1) == code
-    {
-        return Some(rip.wrapping_add(u64::from(len)));
-    }
     let mut bytes = [0u8; 15];
-    let n = (1..=15)
-        .rev()
-        .find(|n| super::memory::fetch(hv, d, hw, at, &mut bytes[..*n]).is_some())?;
-    Some(rip.wrapping_add(length(i, &bytes[..n], is_long)?))
+    let n = super::memory::fetch(hv, d, hw, at, &mut bytes)?;
+    Some(rip.wrapping_add(length(i, bytes.get(..n)?, is_long)?))
+}
+
+/// Whether the vCPU executes 64-bit code.
+#[inline(always)]
+fn is_long<M: Machine>(hv: &Hypervisor<M>, hw: &HwVcpu<M>) -> bool {
+    let hvm = hv.machine.hvm();
+    hvm.segment(hw, Seg::Cs).ar & 1 << 13 != 0 && hvm.get(hw, Reg::Efer) & 1 << 10 != 0
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use xen_abi::{Errno, Gfn, Gla, Gpa, Maddr, Mfn};
 use super::backend::{HvmBackend, Reg, Seg};
 use crate::domain::vcpu::Area;
 use crate::domain::{Domain, HwVcpu};
-use crate::guest::{Access, GuestMem, GuestSpace, Linear, Paging, PagingRegs};
+use crate::guest::{Access, GuestMem, GuestSpace, Linear, Paging, PagingRegs, quick};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::mm::AllocArgs;
@@ -25,6 +25,21 @@ pub(crate) fn physical<'a, M: Machine>(
     }
 }
 
+/// What decides how the vCPU translates now, for accesses from ring `cpl`.
+#[inline(always)]
+fn paging_regs<M: Machine>(hv: &Hypervisor<M>, hw: &HwVcpu<M>, cpl: u8) -> PagingRegs {
+    let hvm = hv.machine.hvm();
+    PagingRegs {
+        cr0: hvm.get(hw, Reg::Cr0),
+        cr3: hvm.get(hw, Reg::Cr3),
+        cr4: hvm.get(hw, Reg::Cr4),
+        efer: hvm.get(hw, Reg::Efer),
+        // Hypercall buffers may be user pages: the caller's kernel vouches for them.
+        rflags: hvm.get(hw, Reg::Rflags) | if cpl == 3 { 0 } else { 1 << 18 },
+        cpl,
+    }
+}
+
 /// Its linear memory as the vCPU translates now, with supervisor rights.
 #[inline]
 fn linear<'a, M: Machine>(
@@ -33,19 +48,9 @@ fn linear<'a, M: Machine>(
     hw: &HwVcpu<M>,
     cpl: u8,
 ) -> Linear<'a, M, Stage2<M>> {
-    let hvm = hv.machine.hvm();
-    let paging = Paging::new(&PagingRegs {
-        cr0: hvm.get(hw, Reg::Cr0),
-        cr3: hvm.get(hw, Reg::Cr3),
-        cr4: hvm.get(hw, Reg::Cr4),
-        efer: hvm.get(hw, Reg::Efer),
-        // Hypercall buffers may be user pages: the caller's kernel vouches for them.
-        rflags: hvm.get(hw, Reg::Rflags) | if cpl == 3 { 0 } else { 1 << 18 },
-        cpl,
-    });
     Linear {
         guest: physical(hv, d),
-        paging,
+        paging: Paging::new(&paging_regs(hv, hw, cpl)),
     }
 }
 
@@ -53,8 +58,24 @@ fn linear<'a, M: Machine>(
 ///
 /// # Errors
 /// `EFAULT`.
-#[inline]
+#[inline(never)]
 pub(crate) fn copy_in<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    hw: &HwVcpu<M>,
+    from: u64,
+    to: &mut [u8],
+) -> Result<(), Errno> {
+    let regs = paging_regs(hv, hw, 0);
+    if quick::read(&hv.machine, &d.p2m, &regs, from, to) {
+        return Ok(());
+    }
+    careful_copy_in(hv, d, hw, from, to)
+}
+
+#[cold]
+#[inline(never)]
+fn careful_copy_in<M: Machine>(
     hv: &Hypervisor<M>,
     d: &Domain<M>,
     hw: &HwVcpu<M>,
@@ -68,8 +89,24 @@ pub(crate) fn copy_in<M: Machine>(
 ///
 /// # Errors
 /// `EFAULT`.
-#[inline]
+#[inline(never)]
 pub(crate) fn copy_out<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    hw: &HwVcpu<M>,
+    to: u64,
+    from: &[u8],
+) -> Result<(), Errno> {
+    let regs = paging_regs(hv, hw, 0);
+    if quick::write(&hv.machine, &d.p2m, hv.mm, &regs, to, from) {
+        return Ok(());
+    }
+    careful_copy_out(hv, d, hw, to, from)
+}
+
+#[cold]
+#[inline(never)]
+fn careful_copy_out<M: Machine>(
     hv: &Hypervisor<M>,
     d: &Domain<M>,
     hw: &HwVcpu<M>,
@@ -80,12 +117,25 @@ pub(crate) fn copy_out<M: Machine>(
 }
 
 /// The ring that the vCPU executes in.
+#[inline]
 pub(crate) fn cpl<M: Machine>(hv: &Hypervisor<M>, hw: &HwVcpu<M>) -> u8 {
     (hv.machine.hvm().segment(hw, Seg::Ss).ar >> 5 & 3) as u8
 }
 
+/// Four bytes of code at a linear address, if the quick way finds them.
+#[inline(never)]
+pub(crate) fn code_word<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    hw: &HwVcpu<M>,
+    at: u64,
+) -> Option<u32> {
+    let regs = paging_regs(hv, hw, cpl(hv, hw));
+    quick::code_word(&hv.machine, &d.p2m, &regs, at)
+}
+
 /// Fetches code bytes at a linear address; how many could be read.
-#[inline]
+#[inline(never)]
 pub(crate) fn fetch<M: Machine>(
     hv: &Hypervisor<M>,
     d: &Domain<M>,

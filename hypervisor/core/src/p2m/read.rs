@@ -44,6 +44,39 @@ struct LastRam {
     entry: Cell<u64>,
 }
 
+/// A leaf of RAM, in two registers.
+#[derive(Clone, Copy, Debug)]
+pub struct RamLeaf {
+    /// Bits of a gfn that select the leaf; 0 when there is none.
+    pub mask: u64,
+    /// Machine address less guest-physical address, and the type in the low bits.
+    delta: u64,
+}
+
+impl RamLeaf {
+    /// Selects exactly one gfn.
+    pub const UNKNOWN: Self = Self {
+        mask: u64::MAX,
+        delta: 0,
+    };
+    const NONE: Self = Self { mask: 0, delta: 0 };
+    const TYPE: u64 = (1 << PAGE_SHIFT) - 1;
+
+    /// Machine address less guest-physical address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn delta(self) -> u64 {
+        self.delta & !Self::TYPE
+    }
+
+    /// Whether it may be written without further ado.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_writable(self) -> bool {
+        self.delta & Self::TYPE == P2mType::RamRw as u64
+    }
+}
+
 /// What a frame that cannot be reached as RAM is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRam {
@@ -77,6 +110,35 @@ impl<F: EntryFormat> P2m<F> {
             }
         }
         self.read_again(mem, f)
+    }
+
+    /// Starts a reading without a [`Reader`]; `None` while somebody writes.
+    #[inline(always)]
+    #[must_use]
+    pub fn begin_read(&self) -> Option<u64> {
+        let seq = self.seq.load(Ordering::Acquire);
+        (seq & 1 == 0).then_some(seq)
+    }
+
+    /// Whether all that was read since [`P2m::begin_read`] belongs together.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_still(&self, seq: u64) -> bool {
+        fence(Ordering::Acquire);
+        self.seq.load(Ordering::Relaxed) == seq
+    }
+
+    /// The leaf of RAM that `gfn` lies in, as it was at `seq`.
+    #[inline(never)]
+    #[must_use]
+    pub fn ram_leaf<M: FrameMem>(&self, mem: &M, seq: u64, gfn: Gfn) -> RamLeaf {
+        match self.reader(mem, seq).walk(gfn) {
+            Ok(Some((e, order))) if F::p2m_type(e).is_ram() => RamLeaf {
+                mask: u64::MAX << order,
+                delta: delta::<F>(e, gfn, u64::MAX << order) | F::p2m_type(e) as u64,
+            },
+            _ => RamLeaf::NONE,
+        }
     }
 
     #[inline]
@@ -235,13 +297,9 @@ impl<'a, M: FrameMem, F: EntryFormat> Reader<'a, M, F> {
             return Err(NoRam::NotRam);
         }
         let mask = u64::MAX << order;
-        let delta = F::mfn(e)
-            .maddr()
-            .0
-            .wrapping_sub((gfn.0 & mask) << PAGE_SHIFT);
         self.ram.gfn.set(gfn.0);
         self.ram.mask.set(mask);
-        self.ram.delta.set(delta);
+        self.ram.delta.set(delta::<F>(e, gfn, mask));
         self.ram.entry.set(e);
         Ok(())
     }
@@ -277,6 +335,13 @@ impl<'a, M: FrameMem, F: EntryFormat> Reader<'a, M, F> {
         };
         Ok(Some((mapping, held)))
     }
+}
+
+/// Machine address less guest-physical address in the leaf `e`, which `gfn` lies in.
+#[inline]
+fn delta<F: EntryFormat>(e: u64, gfn: Gfn, mask: u64) -> u64 {
+    let first = (gfn.0 & mask) << PAGE_SHIFT;
+    F::mfn(e).maddr().0.wrapping_sub(first)
 }
 
 /// Address of the entry for `gfn` in a table of that level.
