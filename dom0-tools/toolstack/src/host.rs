@@ -1,0 +1,97 @@
+//! What the toolstack asks of dom0's kernel.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+
+/// A block device that a backend can open.
+#[derive(Debug)]
+pub struct BlockDevice {
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Its node.
+    pub node: PathBuf,
+    /// Keeps a loop device alive until the backend has opened it; then it goes away
+    /// with its last user.
+    pub hold: Option<std::fs::File>,
+}
+
+/// dom0's kernel and files.
+pub trait Host {
+    /// The whole content of a file.
+    ///
+    /// # Errors
+    /// Those of the system, with the path.
+    fn read_file(&mut self, path: &Path) -> Result<Vec<u8>>;
+
+    /// Sets a property of the file system: `/run/...`. Folders are made.
+    ///
+    /// # Errors
+    /// Those of the system, with the path.
+    fn write_file(&mut self, path: &Path, content: &[u8]) -> Result<()>;
+
+    /// Removes a file if it is there.
+    fn remove_file(&mut self, path: &Path);
+
+    /// A block device for a file or device node; files get a loop device.
+    ///
+    /// # Errors
+    /// When it is missing, neither of them, or cannot be opened.
+    fn block_device(&mut self, path: &Path, is_writable: bool) -> Result<BlockDevice>;
+
+    /// Has the backend driver opened (or, for interfaces, made) its device?
+    fn is_backend_ready(&mut self, kind: &str, d: xen_abi::DomId, devid: u32) -> bool;
+
+    /// Does the backend driver still have the device?
+    fn has_backend(&mut self, kind: &str, d: xen_abi::DomId, devid: u32) -> bool;
+
+    /// Is the backend driver loaded? Tries to load it.
+    fn load_backend(&mut self, kind: &str) -> bool;
+
+    /// Is there a network interface of this name?
+    fn has_interface(&mut self, name: &str) -> bool;
+
+    /// Is it a bridge?
+    fn is_bridge(&mut self, name: &str) -> bool;
+
+    /// Names of all bridges.
+    fn bridges(&mut self) -> Vec<String>;
+
+    /// Renames an interface.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn rename_interface(&mut self, name: &str, new: &str) -> Result<()>;
+
+    /// Puts an interface into a bridge, sets its MTU and brings it up.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn connect_interface(
+        &mut self,
+        name: &str,
+        bridge: Option<&str>,
+        mtu: Option<u16>,
+    ) -> Result<()>;
+
+    /// How long backends may take to answer.
+    fn patience(&self) -> std::time::Duration {
+        crate::devices::PATIENCE
+    }
+
+    /// Waits.
+    fn pause(&mut self, time: std::time::Duration) {
+        std::thread::sleep(time);
+    }
+
+    /// Random bytes.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn random(&mut self, bytes: &mut [u8]) -> Result<()>;
+
+    /// Seconds since 1970, and nanoseconds.
+    fn now(&mut self) -> (u64, u32);
+}

@@ -1,0 +1,273 @@
+//! What happens to a domain between creation and destruction.
+
+use std::time::{Duration, Instant};
+
+use xen_abi::DomId;
+use xen_abi::sched::{
+    SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_soft_reset, SHUTDOWN_suspend,
+    SHUTDOWN_watchdog,
+};
+use xlcfg::{Action, Config};
+
+use crate::create::SLACK_KIB;
+use crate::error::{Error, Result};
+use crate::layout::{availability, domain_path, vm_path};
+use crate::{Change, Machine, create, destroy, records};
+
+/// Shortest time between two restarts, so that a guest that cannot start does not
+/// keep the machine busy.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+fn write(path: String, value: impl Into<String>) -> Change {
+    Change::Write {
+        path,
+        value: value.into(),
+    }
+}
+
+/// What a guest can be asked for by `control/shutdown`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Shut down.
+    Poweroff,
+    /// Restart.
+    Reboot,
+}
+
+/// Asks a guest; it answers when it can.
+///
+/// # Errors
+/// Those of the store.
+pub fn request(machine: &mut Machine<'_>, d: DomId, request: Request) -> Result<()> {
+    let word = match request {
+        Request::Poweroff => "poweroff",
+        Request::Reboot => "reboot",
+    };
+    let path = format!("{}/control/shutdown", domain_path(d));
+    Ok(machine.store.apply(&[write(path, word)])?)
+}
+
+/// The guest's magic key.
+///
+/// # Errors
+/// Those of the store.
+pub fn sysrq(machine: &mut Machine<'_>, d: DomId, key: char) -> Result<()> {
+    let path = format!("{}/control/sysrq", domain_path(d));
+    Ok(machine.store.apply(&[write(path, key)])?)
+}
+
+/// Gives a domain another name.
+///
+/// # Errors
+/// The name is taken; those of the store.
+pub fn rename(machine: &mut Machine<'_>, d: DomId, name: &str) -> Result<()> {
+    if let Some(other) = records::by_name(machine.store, name)?
+        && other != d
+    {
+        return Err(Error::new(
+            format!("renaming domain {}", d.0),
+            format!("domain {} is called {name}", other.0),
+            "choose another name",
+        ));
+    }
+    let uuid = records::uuid(machine.hypervisor, d)?;
+    let changes = [
+        write(format!("{}/name", domain_path(d)), name),
+        write(format!("{}/name", vm_path(uuid)), name),
+    ];
+    Ok(machine.store.apply(&changes)?)
+}
+
+/// Brings vCPUs 0 to `count - 1` online and the others offline, as far as the guest does it.
+///
+/// # Errors
+/// More than the guest has; those of the store.
+pub fn set_vcpus(machine: &mut Machine<'_>, d: DomId, count: u32) -> Result<()> {
+    let max = machine
+        .hypervisor
+        .domain_info(d)?
+        .0
+        .max_vcpu_id
+        .saturating_add(1);
+    if count == 0 || count > max {
+        return Err(Error::new(
+            format!("setting the vCPUs of domain {}", d.0),
+            format!("{count} vCPUs are not possible: the domain has {max}"),
+            "raise maxvcpus = in its configuration and create it again",
+        ));
+    }
+    let base = format!("{}/cpu", domain_path(d));
+    let changes: Vec<Change> = (0..max)
+        .map(|vcpu| {
+            write(
+                format!("{base}/{vcpu}/availability"),
+                availability(vcpu < count),
+            )
+        })
+        .collect();
+    Ok(machine.store.apply(&changes)?)
+}
+
+/// Sets the memory that a guest should have.
+///
+/// # Errors
+/// More than its maximum; those of store and hypervisor.
+pub fn set_memory(machine: &mut Machine<'_>, d: DomId, kib: u64) -> Result<()> {
+    let base = format!("{}/memory", domain_path(d));
+    let max = machine.store.read(&format!("{base}/static-max"))?;
+    if let Some(max) = max.and_then(|max| max.parse::<u64>().ok())
+        && kib > max
+    {
+        return Err(Error::new(
+            format!("setting the memory of domain {}", d.0),
+            format!(
+                "{} MiB are more than its maximum of {} MiB",
+                kib >> 10,
+                max >> 10
+            ),
+            "raise maxmem = in its configuration and create it again",
+        ));
+    }
+    if kib < 1 << 10 {
+        return Err(Error::new(
+            format!("setting the memory of domain {}", d.0),
+            "less than 1 MiB",
+            "amounts are MiB, or have a unit: k, m, g, t",
+        ));
+    }
+    machine.hypervisor.set_max_memory(d, kib + SLACK_KIB)?;
+    let target = write(format!("{base}/target"), kib.to_string());
+    Ok(machine.store.apply(&[target])?)
+}
+
+/// Sets the most memory that a domain may have.
+///
+/// # Errors
+/// Those of store and hypervisor.
+pub fn set_max_memory(machine: &mut Machine<'_>, d: DomId, kib: u64) -> Result<()> {
+    let path = format!("{}/memory/static-max", domain_path(d));
+    machine.hypervisor.set_max_memory(d, kib + SLACK_KIB)?;
+    Ok(machine.store.apply(&[write(path, kib.to_string())])?)
+}
+
+/// How a domain has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It is gone.
+    Gone,
+    /// It stopped for this reason (`SHUTDOWN_*`).
+    Stopped(u32),
+}
+
+/// Looks whether a domain has ended.
+///
+/// # Errors
+/// Those of the hypervisor.
+pub fn ending(machine: &Machine<'_>, d: DomId) -> Result<Option<Ending>> {
+    match machine.hypervisor.domain_info(d) {
+        Ok(info) if info.domain() != d || info.is_dying() => Ok(Some(Ending::Gone)),
+        Ok(info) => Ok(info.shutdown_reason().map(Ending::Stopped)),
+        Err(error) if error.is_no_such_domain() => Ok(Some(Ending::Gone)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits for a domain's end.
+///
+/// # Errors
+/// Those of hypervisor and store.
+pub fn wait_for_end(
+    machine: &mut Machine<'_>,
+    d: DomId,
+    timeout: Option<Duration>,
+) -> Result<Option<Ending>> {
+    const WATCH: &str = "@releaseDomain";
+    let end = timeout.map(|timeout| Instant::now() + timeout);
+    machine.store.watch(WATCH)?;
+    let outcome = loop {
+        match ending(machine, d) {
+            Ok(None) => {}
+            outcome => break outcome,
+        }
+        if end.is_some_and(|end| Instant::now() >= end) {
+            break Ok(None);
+        }
+        // The daemon tells of ends; a look now and then costs little.
+        match machine.store.wait(Duration::from_secs(2)) {
+            Ok(_) => {}
+            Err(error) => break Err(error.into()),
+        }
+    };
+    machine.store.unwatch(WATCH)?;
+    outcome
+}
+
+/// What the configuration says is to be done.
+#[must_use]
+#[expect(non_upper_case_globals, reason = "the names are the ABI's")]
+pub fn action(config: &Config, reason: u32) -> Action {
+    match reason {
+        SHUTDOWN_poweroff => config.on_poweroff,
+        SHUTDOWN_reboot => config.on_reboot,
+        SHUTDOWN_watchdog => config.on_watchdog,
+        SHUTDOWN_soft_reset => config.on_soft_reset,
+        SHUTDOWN_suspend => Action::Preserve,
+        // Crashes, and reasons that nobody knows.
+        _ => config.on_crash,
+    }
+}
+
+/// A word for a reason.
+#[must_use]
+#[expect(non_upper_case_globals, reason = "the names are the ABI's")]
+pub fn reason_name(reason: u32) -> &'static str {
+    match reason {
+        SHUTDOWN_poweroff => "poweroff",
+        SHUTDOWN_reboot => "reboot",
+        SHUTDOWN_suspend => "suspend",
+        SHUTDOWN_crash => "crash",
+        SHUTDOWN_watchdog => "watchdog",
+        SHUTDOWN_soft_reset => "soft-reset",
+        _ => "unknown",
+    }
+}
+
+/// What became of a domain that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is gone.
+    Gone,
+    /// It is kept.
+    Kept,
+    /// It was made again, and runs under this number.
+    Restarted(DomId),
+}
+
+/// Does what the configuration says about a domain that stopped for `reason`.
+///
+/// # Errors
+/// When it cannot be destroyed or made again.
+pub fn act(
+    machine: &mut Machine<'_>,
+    d: DomId,
+    reason: u32,
+    config: &Config,
+    text: &str,
+) -> Result<Outcome> {
+    match action(config, reason) {
+        Action::Preserve => return Ok(Outcome::Kept),
+        Action::Destroy | Action::CoredumpDestroy => {
+            destroy(machine, d)?;
+            return Ok(Outcome::Gone);
+        }
+        Action::RenameRestart => {
+            let number = d.0;
+            rename(machine, d, &format!("{}-{number}", config.name))?;
+        }
+        Action::Restart | Action::CoredumpRestart | Action::SoftReset => destroy(machine, d)?,
+    }
+    machine.host.pause(RESTART_PAUSE);
+    let created = create(machine, config, text)?;
+    machine.hypervisor.unpause_domain(created.d)?;
+    Ok(Outcome::Restarted(created.d))
+}

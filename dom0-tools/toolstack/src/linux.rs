@@ -1,0 +1,202 @@
+//! dom0's kernel, for real.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use xen_abi::DomId;
+
+use crate::error::{During as _, Error, Result};
+use crate::host::{BlockDevice, Host};
+use crate::netlink::LinkChange;
+
+const INTERFACES: &str = "/sys/class/net";
+const BACKENDS: &str = "/sys/bus/xen-backend";
+
+/// The machine that this runs on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Linux;
+
+fn device_folder(kind: &str, d: DomId, devid: u32) -> PathBuf {
+    PathBuf::from(format!("{BACKENDS}/devices/{kind}-{}-{devid}", d.0))
+}
+
+fn interface_file(name: &str, file: &str) -> PathBuf {
+    Path::new(INTERFACES).join(name).join(file)
+}
+
+fn index(name: &str) -> Result<u32> {
+    let path = interface_file(name, "ifindex");
+    let text = std::fs::read_to_string(&path).during(|| format!("looking for interface {name}"))?;
+    let parsed = text.trim().parse();
+    parsed.map_err(|_| Error::new("", format!("{} holds no number", path.display()), ""))
+}
+
+fn link(name: &str) -> Result<LinkChange> {
+    Ok(LinkChange {
+        index: i32::try_from(index(name)?).unwrap_or(-1),
+        ..LinkChange::default()
+    })
+}
+
+impl Host for Linux {
+    fn read_file(&mut self, path: &Path) -> Result<Vec<u8>> {
+        std::fs::read(path).during(|| format!("reading {}", path.display()))
+    }
+
+    fn write_file(&mut self, path: &Path, content: &[u8]) -> Result<()> {
+        let doing = || format!("writing {}", path.display());
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).during(doing)?;
+        }
+        std::fs::write(path, content).during(doing)
+    }
+
+    fn remove_file(&mut self, path: &Path) {
+        // It may never have been there.
+        drop(std::fs::remove_file(path));
+    }
+
+    fn block_device(&mut self, path: &Path, is_writable: bool) -> Result<BlockDevice> {
+        let doing = || format!("opening the disk {}", path.display());
+        let help = "check the path in disk =; create an image with 'truncate -s 10G FILE'";
+        let file = OpenOptions::new()
+            .read(true)
+            .write(is_writable)
+            .open(path)
+            .during_or(doing, help)?;
+        let metadata = file.metadata().during(doing)?;
+        if metadata.file_type().is_block_device() {
+            let device = metadata.rdev();
+            return Ok(BlockDevice {
+                major: rustix::fs::major(device),
+                minor: rustix::fs::minor(device),
+                node: path.to_owned(),
+                hold: None,
+            });
+        }
+        if !metadata.is_file() {
+            return Err(Error::new(
+                doing(),
+                "it is neither a file nor a block device",
+                help,
+            ));
+        }
+        if metadata.len() < 512 {
+            return Err(Error::new(doing(), "the file is empty", help));
+        }
+        loop_device(&file, path, is_writable)
+    }
+
+    fn is_backend_ready(&mut self, kind: &str, d: DomId, devid: u32) -> bool {
+        match kind {
+            // blkback makes the file when it has opened the device.
+            "vbd" => device_folder(kind, d, devid)
+                .join("physical_device")
+                .exists(),
+            _ => self.has_interface(&format!("vif{}.{devid}", d.0)),
+        }
+    }
+
+    fn has_backend(&mut self, kind: &str, d: DomId, devid: u32) -> bool {
+        device_folder(kind, d, devid).exists()
+    }
+
+    fn load_backend(&mut self, kind: &str) -> bool {
+        let driver = PathBuf::from(format!("{BACKENDS}/drivers/{kind}"));
+        let module = match kind {
+            "vbd" => "xen-blkback",
+            _ => "xen-netback",
+        };
+        driver.exists() || (modprobe(module) && driver.exists())
+    }
+
+    fn has_interface(&mut self, name: &str) -> bool {
+        !name.is_empty() && !name.contains('/') && Path::new(INTERFACES).join(name).exists()
+    }
+
+    fn is_bridge(&mut self, name: &str) -> bool {
+        !name.is_empty() && !name.contains('/') && interface_file(name, "bridge").exists()
+    }
+
+    fn bridges(&mut self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(INTERFACES) else {
+            return Vec::new();
+        };
+        let names = entries.flatten().map(|entry| entry.file_name());
+        let mut names: Vec<String> = names
+            .map(|name| name.to_string_lossy().into_owned())
+            .filter(|name| self.is_bridge(name))
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn rename_interface(&mut self, name: &str, new: &str) -> Result<()> {
+        let change = LinkChange {
+            name: Some(new.to_owned()),
+            is_up: Some(false),
+            ..link(name)?
+        };
+        change.apply()
+    }
+
+    fn connect_interface(
+        &mut self,
+        name: &str,
+        bridge: Option<&str>,
+        mtu: Option<u16>,
+    ) -> Result<()> {
+        let bridge_mtu = |bridge: &str| {
+            let text = std::fs::read_to_string(interface_file(bridge, "mtu")).ok()?;
+            text.trim().parse::<u32>().ok()
+        };
+        let change = LinkChange {
+            master: bridge.map(index).transpose()?,
+            mtu: mtu.map(u32::from).or_else(|| bridge.and_then(bridge_mtu)),
+            is_up: Some(true),
+            ..link(name)?
+        };
+        change.apply()
+    }
+
+    fn random(&mut self, bytes: &mut [u8]) -> Result<()> {
+        let doing = || "reading /dev/urandom".to_owned();
+        let mut file = File::open("/dev/urandom").during(doing)?;
+        file.read_exact(bytes).during(doing)
+    }
+
+    fn now(&mut self) -> (u64, u32) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        now.map_or((0, 0), |now| (now.as_secs(), now.subsec_nanos()))
+    }
+}
+
+fn modprobe(module: &str) -> bool {
+    let mut command = Command::new("modprobe");
+    command
+        .arg(module)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+fn loop_device(file: &File, path: &Path, is_writable: bool) -> Result<BlockDevice> {
+    let doing = || format!("making a loop device for {}", path.display());
+    if !Path::new("/dev/loop-control").exists() {
+        modprobe("loop");
+    }
+    let (number, hold) = xencall::attach_loop_device(file, is_writable)
+        .during_or(doing, "is the driver there? modprobe loop")?;
+    let metadata = hold.metadata().during(doing)?;
+    Ok(BlockDevice {
+        major: rustix::fs::major(metadata.rdev()),
+        minor: rustix::fs::minor(metadata.rdev()),
+        node: PathBuf::from(format!("/dev/loop{number}")),
+        hold: Some(hold),
+    })
+}
