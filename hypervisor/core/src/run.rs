@@ -76,8 +76,10 @@ pub fn run_cpu<M: Machine>(hv: &Hypervisor<M>) -> ! {
             match step(hv, cpu, l) {
                 Next::Resume => {}
                 Next::Yield => {
-                    request = Request::Yield;
-                    break;
+                    if hv.sched.has_rivals(me) {
+                        request = Request::Yield;
+                        break;
+                    }
                 }
                 Next::Stop => {
                     is_running = false;

@@ -65,6 +65,10 @@ impl Scheduler for Sched {
         dispatch!(self, s => s.wake(unit, now, readiness))
     }
     #[inline]
+    fn has_rivals(&self, cpu: PcpuId) -> bool {
+        dispatch!(self, s => s.has_rivals(cpu))
+    }
+    #[inline]
     fn sleep(
         &self,
         unit: UnitId,

@@ -206,6 +206,9 @@ pub trait Scheduler {
     fn sleep(&self, unit: UnitId, now: Ns, readiness: impl FnOnce() -> Readiness)
     -> Option<PcpuId>;
 
+    /// Whether anybody waits for the run queue of `cpu`: if not, a unit that yields goes on.
+    fn has_rivals(&self, cpu: PcpuId) -> bool;
+
     /// Picks what `cpu` does next.
     fn schedule(
         &self,

@@ -249,6 +249,11 @@ impl Scheduler for Null {
         None
     }
 
+    /// Every unit has a CPU of its own.
+    fn has_rivals(&self, _: PcpuId) -> bool {
+        false
+    }
+
     fn schedule(
         &self,
         cpu: PcpuId,

@@ -326,6 +326,12 @@ impl Scheduler for Credit2 {
         .flatten()
     }
 
+    #[inline]
+    fn has_rivals(&self, cpu: PcpuId) -> bool {
+        let shared = self.home_of(cpu).and_then(|h| self.rqs.get(h.0 as usize));
+        shared.is_none_or(|s| !s.rq.lock().queue.is_empty())
+    }
+
     fn schedule(
         &self,
         cpu: PcpuId,

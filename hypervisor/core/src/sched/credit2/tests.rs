@@ -345,8 +345,11 @@ fn block_and_wake_on_an_idle_cpu_keep_the_state_there() {
 fn yield_lets_others_run() {
     let mut s = sim(1, Grouping::All);
     let a = s.add(weight(256), Program::Hog, CpuMask::ALL);
+    s.settle();
+    assert!(!s.sched.has_rivals(PcpuId(0)));
     let b = s.add(weight(256), Program::Hog, CpuMask::ALL);
     s.settle();
+    assert!(s.sched.has_rivals(PcpuId(0)));
     assert_eq!(s.cpus[0].current, Some(a));
     s.reschedule(0, Request::Yield);
     assert_eq!(s.cpus[0].current, Some(b));
