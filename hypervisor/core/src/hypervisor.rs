@@ -30,6 +30,8 @@ pub mod work {
     pub const RELEASE: u32 = 4;
     /// Input on the console.
     pub const CONSOLE: u32 = 8;
+    /// A report about the vCPU on this CPU is wanted ([`crate::debug::cpus`]).
+    pub const DUMP: u32 = 16;
 }
 
 /// What the run loop of one CPU shares with others. Padded to its own cache lines.
@@ -41,6 +43,8 @@ pub struct CpuState {
     pub armed: AtomicU64,
     /// Deadline of the scheduler's slice, in ns.
     pub slice_end: AtomicU64,
+    /// When the timer must fire at the latest for the watchdog's sake; `u64::MAX` without watchdog.
+    pub beat: AtomicU64,
     /// It sleeps in the idle loop.
     pub is_idle: AtomicBool,
     /// Unit that runs here plus one, 0 when idle.
@@ -55,6 +59,7 @@ impl Default for CpuState {
             work: AtomicU32::new(work::RESCHED),
             armed: AtomicU64::new(u64::MAX),
             slice_end: AtomicU64::new(u64::MAX),
+            beat: AtomicU64::new(u64::MAX),
             is_idle: AtomicBool::new(false),
             current: AtomicU32::new(0),
             exits: AtomicU64::new(0),
@@ -90,6 +95,8 @@ pub struct Hypervisor<M: Machine> {
     pub vectors: Vectors,
     /// The console's ring and levels.
     pub console: crate::console::Shared,
+    /// What [`work::DUMP`] is to report.
+    pub dump: crate::debug::cpus::Wanted,
     /// Wall clock at system time 0: seconds and ns since 1970.
     pub wallclock: Lock<WallClock>,
     /// Command line options.
@@ -273,23 +280,6 @@ impl<M: Machine> Hypervisor<M> {
             log::info!("{} resets the machine through port 0xcf9", d.id);
             self.machine.reboot();
         }
-    }
-
-    /// Text that a domain writes to the console.
-    pub fn guest_console(&self, d: &Domain<M>, bytes: &[u8]) {
-        if d.is_hardware {
-            self.machine.console_write(bytes);
-        } else {
-            self.console
-                .guest_write(self.now(), d.id, bytes, &mut |line| {
-                    self.machine.console_write(line)
-                });
-        }
-    }
-
-    /// Bytes arrived on the console: dom0 is told.
-    pub fn console_input(&self) {
-        self.send_global_virq(xen_abi::xen::VIRQ_CONSOLE);
     }
 
     /// Runstate of a vCPU now, as the ABI lays it out.

@@ -74,6 +74,32 @@ impl Vectors {
     }
 }
 
+impl Vectors {
+    /// Prints the vectors that have a source (debug key `i`).
+    pub fn dump(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        for (vector, source) in self.sources.iter().enumerate() {
+            let (source, count) = (
+                source.load(Ordering::Relaxed),
+                self.counts[vector].load(Ordering::Relaxed),
+            );
+            if source & IS_MSI != 0 {
+                let (address, data) = (0xfee0_0000 | source >> 32 & 0xf_ffff, source as u32);
+                writeln!(
+                    out,
+                    "  vector {vector:#04x}: {count:8} MSI, guest's {address:#x} {data:#x}"
+                )?;
+            } else if source & IS_GSI != 0 {
+                writeln!(
+                    out,
+                    "  vector {vector:#04x}: {count:8} GSI {}",
+                    source as u32
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What belongs to the domain that owns the hardware.
 pub struct HardwareDomain<M: Machine> {
     vpci: Lock<Vpci>,
@@ -117,6 +143,22 @@ impl<M: Machine> HardwareDomain<M> {
         !self.owned.iter().any(|r| r.contains(&gfn.0))
             && !self.ecam.iter().any(|e| e.range().contains(&gfn.gpa().0))
             && !self.vpci.lock().is_trapped(gfn)
+    }
+
+    /// Prints the message-signalled interrupts that are bound (debug key `M`).
+    pub fn dump_msis(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        let Some(msis) = self.msis.lock_patiently() else {
+            return writeln!(out, "  somebody holds their lock");
+        };
+        for ((sbdf, source), (vector, log2)) in msis.iter() {
+            let count = 1u32 << log2;
+            writeln!(
+                out,
+                "  {sbdf}: {source:?} {count} from vector {:#04x}",
+                vector.0
+            )?;
+        }
+        Ok(())
     }
 
     /// dom0 found a device.

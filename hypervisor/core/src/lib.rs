@@ -12,6 +12,7 @@ pub mod access;
 pub mod cmdline;
 pub mod console;
 pub mod cpu_policy;
+pub mod debug;
 pub mod dom0;
 pub mod domain;
 pub mod evtchn;

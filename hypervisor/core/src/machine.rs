@@ -104,6 +104,17 @@ pub struct PinSetup {
     pub is_low: bool,
 }
 
+/// Ways to break the hypervisor on purpose, to see what it reports (`debug_faults`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A write to an address that is not mapped.
+    Page,
+    /// Endless recursion, into the guard page of the stack.
+    Stack,
+    /// A loop with interrupts off.
+    Hang,
+}
+
 /// Devices that the hypervisor keeps: interrupt controllers, ports that it forwards, the console.
 pub trait Platform {
     /// Routes a pin of the physical IO-APICs to `cpu` and unmasks it; false when there is no such pin.
@@ -122,7 +133,7 @@ pub trait Platform {
     fn mmio_write(&self, at: Maddr, size: u8, val: u64);
     /// Bytes for the console.
     fn console_write(&self, bytes: &[u8]);
-    /// Takes a byte that dom0 may read from the console.
+    /// Takes a byte that arrived on the console's line.
     fn console_read(&self) -> Option<u8>;
     /// Writes a command MSR that the policy has checked.
     fn write_msr(&self, msr: u32, val: u64);
@@ -130,6 +141,22 @@ pub trait Platform {
     fn idle(&self);
     /// Lets pending interrupts in.
     fn irq_window(&self);
+    /// Writes where a CPU is in the hypervisor, which may be stuck there, and its registers.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    fn dump_cpu(&self, cpu: PcpuId, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
+    /// Writes the entries of the physical IO-APICs.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    fn dump_pins(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
+    /// Tells the watchdog that this CPU is alive.
+    fn heartbeat(&self);
+    /// Breaks the hypervisor on this CPU, on purpose.
+    fn provoke(&self, fault: Fault) -> !;
     /// Resets the machine.
     fn reboot(&self) -> !;
     /// Stops all CPUs for good.

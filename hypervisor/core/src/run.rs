@@ -29,6 +29,9 @@ struct Loaded<M: Machine> {
     hw: Box<HwVcpu<M>>,
 }
 
+/// With the watchdog on, the timer of each CPU fires at least so often: every 500 ms.
+const BEAT: u64 = 500_000_000;
+
 /// How the scheduler sees a vCPU.
 pub fn readiness<M: Machine>(v: &Vcpu<M>) -> Readiness {
     let s = v.not_runnable.load(Ordering::SeqCst);
@@ -59,6 +62,13 @@ pub fn run_cpu<M: Machine>(hv: &Hypervisor<M>) -> ! {
         }
         if todo & work::CONSOLE != 0 {
             hv.console_input();
+        }
+        if todo & work::DUMP != 0 {
+            let here = loaded.as_ref().map(|l| (&*l.v, &*l.hw));
+            crate::debug::cpus::report(hv, me, here);
+        }
+        if todo != 0 {
+            hv.console_news();
         }
         if todo & work::RESCHED != 0 || request == Request::Yield || !is_running {
             is_running = reschedule(hv, me, cpu, &mut loaded, request);
@@ -198,7 +208,8 @@ fn unload<M: Machine>(hv: &Hypervisor<M>, mut l: Loaded<M>) {
 /// Arms the hardware timer for whatever comes first, if that changed.
 fn program_timer<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {
     let timers = hv.timers.next_deadline(me).map_or(u64::MAX, |n| n.0);
-    let first = timers.min(cpu.slice_end.load(Ordering::Relaxed));
+    let slice = cpu.slice_end.load(Ordering::Relaxed);
+    let first = timers.min(slice).min(cpu.beat.load(Ordering::Relaxed));
     // Firing early once is cheaper than stopping the timer.
     if first != u64::MAX && first < cpu.armed.load(Ordering::Relaxed) {
         cpu.armed.store(first, Ordering::Relaxed);
@@ -213,6 +224,9 @@ fn expire_timers<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {
     if cpu.slice_end.load(Ordering::Relaxed) <= now.0 {
         cpu.slice_end.store(u64::MAX, Ordering::Relaxed);
         cpu.work.fetch_or(work::RESCHED, Ordering::SeqCst);
+    }
+    if cpu.beat.load(Ordering::Relaxed) <= now.0 {
+        cpu.beat.store(now.0 + BEAT, Ordering::Relaxed);
     }
     while let Some(t) = hv.timers.pop_expired(me, now) {
         if let Some(v) = hv.vcpu_of(t.unit()) {

@@ -262,6 +262,11 @@ impl<T: ?Sized> Lock<T> {
         })
     }
 
+    /// Waits for the lock, but not for ever: for reports about a hypervisor that may be stuck.
+    pub fn lock_patiently(&self) -> Option<LockGuard<'_, T>> {
+        patiently(|| self.try_lock())
+    }
+
     /// The value, when nobody else can have it.
     pub fn get_mut(&mut self) -> &mut T {
         self.inner.get_mut()
@@ -340,6 +345,30 @@ impl<T: ?Sized> RwLock<T> {
             _held: held,
         }
     }
+}
+
+impl<T: ?Sized> RwLock<T> {
+    /// Waits until no writer holds the lock, but not for ever: see [`Lock::lock_patiently`].
+    pub fn read_patiently(&self) -> Option<ReadGuard<'_, T>> {
+        let inner = patiently(|| self.inner.try_read())?;
+        Some(ReadGuard {
+            inner,
+            _held: Held::enter_unordered(self.rank.get()),
+        })
+    }
+}
+
+/// How often a patient caller asks again: somewhat below a second.
+const PATIENCE: u32 = if cfg!(test) { 1 << 8 } else { 1 << 24 };
+
+fn patiently<R>(ask: impl Fn() -> Option<R>) -> Option<R> {
+    for _ in 0..PATIENCE {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        core::hint::spin_loop();
+    }
+    None
 }
 
 impl<T: ?Sized> Deref for ReadGuard<'_, T> {
@@ -438,6 +467,23 @@ mod tests {
         let a = outer.try_lock().expect("it is free");
         assert!(outer.try_lock().is_none());
         drop((a, b));
+        assert_none_held();
+    }
+
+    #[test]
+    fn patience_ends() {
+        let lock = Lock::new(Rank::Heap, 1);
+        assert_eq!(lock.lock_patiently().as_deref(), Some(&1));
+        let table = RwLock::new(Rank::Leaf, 2);
+        assert_eq!(table.read_patiently().as_deref(), Some(&2));
+        let (held, writer) = (lock.lock(), table.write());
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                assert!(lock.lock_patiently().is_none());
+                assert!(table.read_patiently().is_none());
+            });
+        });
+        drop((held, writer));
         assert_none_held();
     }
 

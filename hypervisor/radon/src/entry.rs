@@ -179,6 +179,9 @@ boot_pdpt_image:
     .global boot_pd_image
 boot_pd_image:
     .skip 4096
+    .global boot_stack_guard    # paging::init leaves it unmapped
+boot_stack_guard:
+    .skip 4096
     .global boot_stack_bottom
 boot_stack_bottom:
     .skip 65536

@@ -18,6 +18,8 @@ mod heap;
 mod init;
 #[cfg(target_os = "none")]
 mod symbols;
+#[cfg(target_os = "none")]
+mod watchdog;
 
 #[cfg(target_os = "none")]
 #[panic_handler]

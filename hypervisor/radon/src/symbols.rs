@@ -59,7 +59,7 @@ fn find(at: u64) -> Option<(&'static str, usize)> {
 /// Writes one line of a backtrace.
 pub(crate) fn print(out: &mut dyn Write, at: u64) {
     let _ = match find(at) {
-        Some((name, off)) => writeln!(out, "  [{at:016x}] {name}+{off:#x}"),
-        None => writeln!(out, "  [{at:016x}]"),
+        Some((name, off)) => writeln!(out, "   [<{at:016x}>] {name}+{off:#x}"),
+        None => writeln!(out, "   [<{at:016x}>]"),
     };
 }

@@ -1,6 +1,7 @@
 //! The physical IO-APICs. All pins are masked until dom0's virtual IO-APIC binds them.
 
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::mutex::TicketMutex as Mutex;
 use xen_abi::{Gsi, Vector};
@@ -100,6 +101,68 @@ pub fn set_pin(gsi: Gsi, pin: Pin) -> bool {
         wr(a, 0x11 + 2 * n, pin.dest << 24);
         wr(a, 0x10 + 2 * n, low);
     })
+}
+
+/// Pins that the hypervisor keeps, one bit each.
+static KEPT: AtomicU64 = AtomicU64::new(0);
+
+/// Keeps a pin from dom0.
+pub fn keep(gsi: Gsi) {
+    if gsi.0 < 64 {
+        KEPT.fetch_or(1 << gsi.0, Ordering::Relaxed);
+    }
+}
+
+/// Whether the hypervisor keeps a pin.
+#[must_use]
+pub fn is_kept(gsi: Gsi) -> bool {
+    gsi.0 < 64 && KEPT.load(Ordering::Relaxed) >> gsi.0 & 1 != 0
+}
+
+/// Makes a pin raise NMIs, and keeps it; false when no IO-APIC has it.
+pub fn set_nmi(gsi: Gsi, dest: u32) -> bool {
+    keep(gsi);
+    with_pin(gsi, |a, n| {
+        wr(a, 0x10 + 2 * n, 1 << 16);
+        wr(a, 0x11 + 2 * n, dest << 24);
+        wr(a, 0x10 + 2 * n, 4 << 8);
+    })
+}
+
+/// Prints all pins that are not masked, raw.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn dump(out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+    let Some(apics) = APICS.try_lock() else {
+        return writeln!(out, "somebody holds the lock of the IO-APICs");
+    };
+    for a in apics.iter() {
+        writeln!(
+            out,
+            "IO-APIC {} at {:#x}: GSI {} on, {} pins",
+            a.id, a.address, a.gsi_base, a.pins
+        )?;
+        for pin in 0..a.pins {
+            let (low, high) = (rd(a, 0x10 + 2 * pin), rd(a, 0x11 + 2 * pin));
+            if low & 1 << 16 != 0 && low & 0xff == 0 {
+                continue;
+            }
+            writeln!(
+                out,
+                "  pin {pin:2}: vector {:#04x} mode {} {} {} irr {} masked {} to APIC {}",
+                low & 0xff,
+                low >> 8 & 7,
+                if low & 1 << 13 == 0 { "high" } else { "low" },
+                if low & 1 << 15 == 0 { "edge" } else { "level" },
+                low >> 14 & 1,
+                low >> 16 & 1,
+                high >> 24
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// Masks or unmasks a pin.

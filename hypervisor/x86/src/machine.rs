@@ -4,13 +4,13 @@ use alloc::collections::BTreeMap;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use radon_core::hvm::backend::HvmBackend;
-use radon_core::machine::{Clock, Cpus, FrameMem, FrameSource, Machine, PinSetup, Platform};
+use radon_core::machine::{Clock, Cpus, Fault, FrameMem, FrameSource, Machine, PinSetup, Platform};
 use radon_core::mm::FrameTable;
 use spin::mutex::TicketMutex as Mutex;
 use xen_abi::{Gsi, Maddr, Mfn, Ns, PcpuId, Vector};
 
 use crate::frame_mem::DirectMap;
-use crate::{apic, clock, cpu, ioapic, paging, percpu, serial, smp};
+use crate::{apic, clock, cpu, ioapic, nmi, output, paging, percpu, serial, watchdog};
 
 /// How to reset and to switch off.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,14 +30,6 @@ pub struct X86<B> {
     windows: Mutex<BTreeMap<u64, usize>>,
     /// Exits of each CPU, counted by the kick handler, for `kick_and_wait`.
     kicks: [AtomicU64; percpu::MAX_CPUS],
-    input: Mutex<Input>,
-}
-
-/// Received bytes that dom0 has not read yet.
-struct Input {
-    ring: [u8; 1024],
-    head: usize,
-    len: usize,
 }
 
 impl<B: HvmBackend> X86<B> {
@@ -49,27 +41,12 @@ impl<B: HvmBackend> X86<B> {
             power,
             windows: Mutex::new(BTreeMap::new()),
             kicks: [const { AtomicU64::new(0) }; percpu::MAX_CPUS],
-            input: Mutex::new(Input {
-                ring: [0; 1024],
-                head: 0,
-                len: 0,
-            }),
         }
     }
 
     /// A kick arrived on this CPU.
     pub fn kicked(&self) {
         self.kicks[percpu::this().id().0 as usize].fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// A byte for dom0 came in; lost when nobody reads.
-    pub fn push_input(&self, b: u8) {
-        let mut i = self.input.lock();
-        if i.len < i.ring.len() {
-            let at = (i.head + i.len) % i.ring.len();
-            i.ring[at] = b;
-            i.len += 1;
-        }
     }
 
     fn window(&self, at: Maddr) -> *mut u8 {
@@ -206,6 +183,9 @@ impl<B: HvmBackend> Cpus for X86<B> {
 
 impl<B: HvmBackend> Platform for X86<B> {
     fn bind_gsi(&self, gsi: Gsi, pin: PinSetup, id: PcpuId) -> bool {
+        if ioapic::is_kept(gsi) {
+            return false;
+        }
         let dest = percpu::of(id).map_or_else(apic::bsp_id, |p| p.apic_id());
         ioapic::set_pin(
             gsi,
@@ -219,7 +199,9 @@ impl<B: HvmBackend> Platform for X86<B> {
         )
     }
     fn mask_gsi(&self, gsi: Gsi, mask: bool) {
-        ioapic::set_mask(gsi, mask);
+        if !ioapic::is_kept(gsi) {
+            ioapic::set_mask(gsi, mask);
+        }
     }
     fn msi_message(&self, vector: Vector, id: PcpuId) -> (u64, u32) {
         let dest = percpu::of(id).map_or_else(apic::bsp_id, |p| p.apic_id());
@@ -267,17 +249,10 @@ impl<B: HvmBackend> Platform for X86<B> {
         }
     }
     fn console_write(&self, bytes: &[u8]) {
-        serial::write(bytes);
+        output::write(bytes);
     }
     fn console_read(&self) -> Option<u8> {
-        let mut i = self.input.lock();
-        if i.len == 0 {
-            return None;
-        }
-        let b = i.ring[i.head];
-        i.head = (i.head + 1) % i.ring.len();
-        i.len -= 1;
-        Some(b)
+        serial::read()
     }
     fn write_msr(&self, msr: u32, val: u64) {
         crate::traps::try_wrmsr(msr, val);
@@ -290,11 +265,23 @@ impl<B: HvmBackend> Platform for X86<B> {
     fn irq_window(&self) {
         cpu::irq_window();
     }
+    fn dump_cpu(&self, id: PcpuId, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        nmi::dump(id, out)
+    }
+    fn dump_pins(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        ioapic::dump(out)
+    }
+    fn heartbeat(&self) {
+        watchdog::beat();
+    }
+    fn provoke(&self, fault: Fault) -> ! {
+        crate::provoke::provoke(fault)
+    }
     fn reboot(&self) -> ! {
         reboot(self.power)
     }
     fn stop(&self) -> ! {
-        smp::stop_others();
+        nmi::stop_others();
         cpu::stop()
     }
     fn power_off(&self) -> ! {
@@ -304,7 +291,7 @@ impl<B: HvmBackend> Platform for X86<B> {
             cpu::outw(p, 1 << 13);
             cpu::outw(p, 1 << 13 | 5 << 10);
         }
-        smp::stop_others();
+        nmi::stop_others();
         cpu::stop()
     }
 }
@@ -320,7 +307,7 @@ impl<B: HvmBackend> Machine for X86<B> {
 /// Resets the machine: ACPI register, keyboard controller, 0xcf9, triple fault.
 pub fn reboot(power: Power) -> ! {
     if percpu::is_up() {
-        smp::stop_others();
+        nmi::stop_others();
     }
     if let Some((port, val)) = power.reset {
         cpu::outb(port, val);

@@ -126,6 +126,8 @@ pub struct Image {
     pub rodata_end: u64,
     /// End of everything.
     pub end: u64,
+    /// The page in the data below the boot CPU's stack.
+    pub guard: u64,
     /// Virtual minus physical address.
     pub voffset: u64,
 }
@@ -138,7 +140,8 @@ pub fn init(image: Image, ram: &[(u64, u64)], alloc: Alloc<'_>) -> Option<()> {
     for (a, b, prot) in [
         (image.start, image.text_end, Prot::Rx),
         (image.text_end, image.rodata_end, Prot::R),
-        (image.rodata_end, image.end, Prot::Rw),
+        (image.rodata_end, image.guard, Prot::Rw),
+        (image.guard + 4096, image.end, Prot::Rw),
     ] {
         map_in(root, a, a - image.voffset, b - a, prot, alloc)?;
     }

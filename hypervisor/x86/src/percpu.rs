@@ -24,8 +24,10 @@ pub struct PerCpu {
     pub trap_depth: AtomicU32,
     /// Interrupts taken, for the watchdog and the debug keys.
     pub irq_count: AtomicU64,
-    /// Beats of the run loop that the watchdog compares.
+    /// When its timer interrupt came last, for the watchdog.
     pub heartbeat: AtomicU64,
+    /// What other CPUs ask of it by NMI.
+    pub nmi: crate::nmi::Mailbox,
 }
 
 // SAFETY: `self_ptr` is written once before the block is shared; everything else is atomic or immutable.
@@ -46,6 +48,7 @@ pub fn init(id: PcpuId, apic_id: u32) {
         trap_depth: AtomicU32::new(0),
         irq_count: AtomicU64::new(0),
         heartbeat: AtomicU64::new(0),
+        nmi: crate::nmi::Mailbox::new(),
     }));
     b.self_ptr.set(b);
     cpu::wrmsr(msr::GS_BASE, core::ptr::from_ref(b) as u64);

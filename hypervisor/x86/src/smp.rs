@@ -1,6 +1,6 @@
 //! Starting application processors: INIT-SIPI-SIPI through a trampoline in low memory.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use xen_abi::Maddr;
 
@@ -90,7 +90,6 @@ unsafe extern "C" {
 }
 
 static STARTED: AtomicU32 = AtomicU32::new(0);
-static STOP: AtomicBool = AtomicBool::new(false);
 
 /// An application processor tells that it runs on its own stack.
 pub fn report_started(index: u32) {
@@ -150,25 +149,6 @@ pub fn start(
         let _ = time.wait(1_000_000);
     }
     false
-}
-
-/// Asks all other CPUs to stop (panic, reboot): they stop in their NMI handler.
-pub fn stop_others() {
-    STOP.store(true, Ordering::SeqCst);
-    let me = crate::percpu::this().id();
-    for i in 0..crate::percpu::online() {
-        if i != me.0
-            && let Some(p) = crate::percpu::of(xen_abi::PcpuId(i))
-        {
-            apic::send_nmi(p.apic_id());
-        }
-    }
-}
-
-/// Whether [`stop_others`] was called: the NMI handler then stops.
-#[must_use]
-pub fn is_stopping() -> bool {
-    STOP.load(Ordering::SeqCst)
 }
 
 /// What is known of this CPU for the banner.

@@ -45,6 +45,118 @@ pub struct TrapFrame {
     pub ss: u64,
 }
 
+impl TrapFrame {
+    /// Words of a frame.
+    pub const WORDS: usize = 22;
+
+    /// The frame as plain words, in order.
+    #[must_use]
+    pub const fn words(&self) -> [u64; Self::WORDS] {
+        [
+            self.r15,
+            self.r14,
+            self.r13,
+            self.r12,
+            self.r11,
+            self.r10,
+            self.r9,
+            self.r8,
+            self.rdi,
+            self.rsi,
+            self.rbp,
+            self.rbx,
+            self.rdx,
+            self.rcx,
+            self.rax,
+            self.vector,
+            self.error,
+            self.rip,
+            self.cs,
+            self.rflags,
+            self.rsp,
+            self.ss,
+        ]
+    }
+
+    /// The inverse of [`Self::words`].
+    #[must_use]
+    pub const fn from_words(w: [u64; Self::WORDS]) -> Self {
+        let [
+            r15,
+            r14,
+            r13,
+            r12,
+            r11,
+            r10,
+            r9,
+            r8,
+            rdi,
+            rsi,
+            rbp,
+            rbx,
+            rdx,
+            rcx,
+            rax,
+            vector,
+            error,
+            rip,
+            cs,
+            rflags,
+            rsp,
+            ss,
+        ] = w;
+        Self {
+            r15,
+            r14,
+            r13,
+            r12,
+            r11,
+            r10,
+            r9,
+            r8,
+            rdi,
+            rsi,
+            rbp,
+            rbx,
+            rdx,
+            rcx,
+            rax,
+            vector,
+            error,
+            rip,
+            cs,
+            rflags,
+            rsp,
+            ss,
+        }
+    }
+}
+
+impl core::fmt::Display for TrapFrame {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        writeln!(
+            f,
+            "RIP:    {:04x}:[<{:016x}>]  RFLAGS: {:016x}",
+            self.cs, self.rip, self.rflags
+        )?;
+        let rows = [
+            [("rax", self.rax), ("rbx", self.rbx), ("rcx", self.rcx)],
+            [("rdx", self.rdx), ("rsi", self.rsi), ("rdi", self.rdi)],
+            [("rbp", self.rbp), ("rsp", self.rsp), ("r8", self.r8)],
+            [("r9", self.r9), ("r10", self.r10), ("r11", self.r11)],
+            [("r12", self.r12), ("r13", self.r13), ("r14", self.r14)],
+        ];
+        for row in rows {
+            for (i, (name, value)) in row.into_iter().enumerate() {
+                let space = if i == 0 { "" } else { "   " };
+                write!(f, "{space}{name:3}: {value:016x}")?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "r15: {:016x}   ss : {:016x}", self.r15, self.ss)
+    }
+}
+
 /// What `radon` does with traps.
 pub struct Handlers {
     /// External interrupt with vector >= 32; runs with interrupts off and no lock held.

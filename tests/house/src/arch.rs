@@ -71,6 +71,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("x86_64", &["radon-x86"]),
     ("uart_16550", &["radon-x86"]),
     ("acpi", &["radon-x86"]),
+    ("font8x8", &["radon-x86"]),
     ("linked_list_allocator", &["radon"]),
     ("spin", &["radon-core", "radon-x86", "radon"]),
     ("elf", &["guest-image"]),

@@ -276,7 +276,8 @@ impl<'a> Options<'a> {
             b"dom0" => return self.set_dom0(text),
             // What Debian's GRUB scripts write, and what only concerns real mode.
             b"placeholder" | b"no-real-mode" | b"edd" | b"edid" => {}
-            b"vga" => return Err(Problem::NoEffect("the boot loader sets the screen's mode")),
+            b"vga" => return self.set_vga(text),
+            b"conswitch" => return self.set_conswitch(text),
             b"ucode" => return Err(Problem::NoEffect("dom0's kernel loads microcode")),
             _ => return self.set_switch(name, value),
         }
@@ -291,6 +292,7 @@ impl<'a> Options<'a> {
             b"x2apic" => &mut self.x2apic,
             b"sync_console" => &mut self.sync_console,
             b"console_to_ring" => &mut self.console_to_ring,
+            b"debug_faults" => &mut self.debug_faults,
             b"dom0_vcpus_pin" => &mut self.dom0_vcpus_pin,
             b"iommu" => &mut self.iommu.enable,
             b"watchdog" => {
@@ -313,6 +315,33 @@ impl<'a> Options<'a> {
                 _ => self.reboot = RebootMethod::parse(item).map_err(bad)?,
             }
         }
+        Ok(())
+    }
+
+    /// `vga=[<mode>][,keep]`
+    fn set_vga(&mut self, text: &[u8]) -> Result<(), Problem> {
+        for item in items(text) {
+            match item {
+                b"keep" => self.vga_keep = true,
+                b"" | b"current" => {}
+                _ => return Err(Problem::NoEffect("the boot loader sets the screen's mode")),
+            }
+        }
+        Ok(())
+    }
+
+    /// `conswitch=<letter>[x]`
+    fn set_conswitch(&mut self, text: &[u8]) -> Result<(), Problem> {
+        let (letter, stay) = match text {
+            [letter] => (*letter, false),
+            [letter, b'x'] => (*letter, true),
+            _ => {
+                return Err(Problem::BadValue(
+                    "write a letter, and x after it if wanted",
+                ));
+            }
+        };
+        (self.conswitch, self.conswitch_stay) = (Some(letter), stay);
         Ok(())
     }
 

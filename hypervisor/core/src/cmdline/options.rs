@@ -52,6 +52,14 @@ pub struct Options<'a> {
     pub smt: bool,
     /// Use the x2APIC where there is one.
     pub x2apic: bool,
+    /// Debug keys that break the hypervisor, to test its reports.
+    pub debug_faults: bool,
+    /// Keep writing to the screen after dom0 has started (`vga=keep`).
+    pub vga_keep: bool,
+    /// Letter that switches the input with Ctrl, thrice (`conswitch=`).
+    pub conswitch: Option<u8>,
+    /// Leave the input with the debug keys when dom0 starts (`conswitch=ax`).
+    pub conswitch_stay: bool,
     /// Ignore memory above this address.
     pub mem: Option<u64>,
     /// CPUID features to hide or show, for `cpu_policy`.
@@ -91,6 +99,10 @@ impl Default for Options<'_> {
             nosmp: false,
             smt: true,
             x2apic: true,
+            debug_faults: false,
+            vga_keep: false,
+            conswitch: None,
+            conswitch_stay: false,
             mem: None,
             cpuid: &[],
             dom0_extra: &[],

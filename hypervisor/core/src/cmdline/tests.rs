@@ -230,7 +230,7 @@ fn switches_have_many_forms() {
     ] {
         assert!(matches!(complaint(line), Problem::BadValue(_)), "{line}");
     }
-    for line in ["vga=keep", "ucode=scan", "dom0=pf-fixup"] {
+    for line in ["vga=gfx-1024x768x32", "ucode=scan", "dom0=pf-fixup"] {
         assert!(matches!(complaint(line), Problem::NoEffect(_)), "{line}");
     }
     for line in ["xyz", "no-xyz", "DOM0_MEM=1G", "=", "=1", "\"", "no-"] {
@@ -304,4 +304,19 @@ proptest! {
         prop_assert_eq!(options.dom0_mem.resolve(8 * GIB, 8 * GIB).unwrap().initial, mib * MIB);
         prop_assert_eq!(options.dom0_max_vcpus.resolve(1, 64), vcpus);
     }
+}
+
+#[test]
+fn screen_input_and_faults() {
+    let usual = clean("");
+    assert!(!usual.vga_keep && !usual.debug_faults && usual.conswitch.is_none());
+    assert!(clean("vga=keep").vga_keep && clean("vga=current,keep").vga_keep);
+    assert!(clean("debug_faults").debug_faults);
+    let options = clean("conswitch=bx");
+    assert_eq!(
+        (options.conswitch, options.conswitch_stay),
+        (Some(b'b'), true)
+    );
+    assert!(!clean("conswitch=c").conswitch_stay);
+    assert!(matches!(complaint("conswitch=abc"), Problem::BadValue(_)));
 }

@@ -147,6 +147,12 @@ impl<M: Machine> DomainTable<M> {
         }
     }
 
+    /// The first domain from `id` on, for reports: neither waits for ever nor allocates.
+    pub fn next_from(&self, id: DomId) -> Option<Arc<Domain<M>>> {
+        let map = self.map.read_patiently()?;
+        map.range(id.0..).next().map(|(_, d)| d.clone())
+    }
+
     /// A weak reference to nothing, for construction.
     #[must_use]
     pub fn nobody() -> Weak<Domain<M>> {

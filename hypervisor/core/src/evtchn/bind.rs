@@ -131,9 +131,61 @@ impl EvtchnTable {
         })
     }
 
-    /// Ports that [`Self::status`] knows are `0..n`; for debug dumps.
+    /// Ports that [`Self::status`] knows are `0..n`.
     pub fn port_count(&self) -> u32 {
         self.lock().ports.len()
+    }
+
+    /// Whether its lock can be had: false when somebody died with it.
+    pub fn is_responsive(&self) -> bool {
+        self.inner.lock_patiently().is_some()
+    }
+
+    /// Whether a vCPU's upcall is pending and masked; `None` when its lock is stuck.
+    pub fn pending_patiently<M: FrameMem>(&self, mem: &M, vcpu: VcpuId) -> Option<(bool, bool)> {
+        let t = self.inner.lock_patiently()?;
+        let info = t.info(vcpu)?;
+        Some((mem.load8(info) != 0, mem.load8(Maddr(info.0 + 1)) != 0))
+    }
+
+    /// Prints the ports in use, at most `most` of them (debug key `e`).
+    pub fn dump<M: FrameMem>(
+        &self,
+        mem: &M,
+        most: u32,
+        out: &mut dyn core::fmt::Write,
+    ) -> core::fmt::Result {
+        let Some(t) = self.inner.lock_patiently() else {
+            return writeln!(out, "{}: somebody holds the lock of its ports", self.dom());
+        };
+        let format = if t.fifo.is_some() { "FIFO" } else { "2-level" };
+        writeln!(out, "{}: {} ports, {format}", self.dom(), t.active)?;
+        let mut shown = 0;
+        for port in (1..t.ports.len()).map(EvtchnPort) {
+            let Some(ch) = t
+                .ports
+                .get(port)
+                .filter(|ch| ch.usable() || ch.consumer.is_some())
+            else {
+                continue;
+            };
+            if shown == most {
+                return writeln!(out, "  and {} more", t.active.saturating_sub(shown));
+            }
+            shown += 1;
+            let (p, m) = (t.is_pending(mem, port), t.is_masked(mem, port));
+            let (p, m) = (u8::from(p), u8::from(m));
+            write!(out, "  {:4} [{p}/{m}] vcpu {}: ", port.0, ch.notify.0)?;
+            match ch.state {
+                State::Free | State::Reserved => writeln!(out, "reserved")?,
+                State::Unbound { remote } => writeln!(out, "unbound, for {remote}")?,
+                State::Interdomain { dom, port } => writeln!(out, "{dom} port {}", port.0)?,
+                State::Pirq(pirq) => writeln!(out, "pirq {}", pirq.0)?,
+                State::Virq(virq) => writeln!(out, "virq {}", virq.0)?,
+                State::Ipi => writeln!(out, "ipi")?,
+            }
+        }
+        Ok(())
     }
 
     /// `EVTCHNOP_bind_vcpu`.  A pirq comes back so that its interrupt can follow.

@@ -193,12 +193,8 @@ fn rare<M: Machine>(
         Exit::Cr { cr, gpr, write } => super::cr::access(hv, d, hw, cr, gpr, write),
         Exit::Exception { vector, error, .. } => hvm.inject(hw, Event::Exception { vector, error }),
         Exit::TripleFault => {
-            log::warn!(
-                "{}{} triple fault at {:#x}",
-                d.id,
-                v.id,
-                hvm.get(hw, Reg::Rip)
-            );
+            let rip = hvm.get(hw, Reg::Rip);
+            log::warn!("{}{} triple fault at {rip:#x}", d.id, v.id);
             hv.shutdown_domain(d, SHUTDOWN_reboot);
             return Next::Stop;
         }
@@ -224,58 +220,59 @@ pub(crate) fn crash<M: Machine>(
     code: u64,
 ) -> Next {
     log::error!("{}{} crashed: {why} ({code:#x})", d.id, v.id);
-    dump_regs(hv, hw);
+    let _ = dump_regs(hv, hw, &mut crate::debug::Report::new(hv));
     hv.shutdown_domain(d, SHUTDOWN_crash);
     Next::Stop
 }
 
-/// The guest's registers in the log.
-pub(crate) fn dump_regs<M: Machine>(hv: &Hypervisor<M>, hw: &HwVcpu<M>) {
+/// Prints a guest's registers.
+pub(crate) fn dump_regs<M: Machine>(
+    hv: &Hypervisor<M>,
+    hw: &HwVcpu<M>,
+    out: &mut dyn core::fmt::Write,
+) -> core::fmt::Result {
     let hvm = hv.machine.hvm();
     let r = <M::Hvm as HvmBackend>::regs(hw);
     let g = |x| hvm.get(hw, x);
-    log::error!(
-        "rip {:016x} rflags {:08x} cs {:04x}",
-        g(Reg::Rip),
-        g(Reg::Rflags),
-        hvm.segment(hw, Seg::Cs).sel
-    );
-    log::error!(
-        "rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}",
-        r.rax,
-        r.rbx,
-        r.rcx,
-        r.rdx
-    );
-    log::error!(
-        "rsi {:016x} rdi {:016x} rbp {:016x} rsp {:016x}",
-        r.rsi,
-        r.rdi,
-        r.rbp,
-        r.rsp
-    );
-    log::error!(
-        "r8  {:016x} r9  {:016x} r10 {:016x} r11 {:016x}",
-        r.r8,
-        r.r9,
-        r.r10,
-        r.r11
-    );
-    log::error!(
-        "r12 {:016x} r13 {:016x} r14 {:016x} r15 {:016x}",
-        r.r12,
-        r.r13,
-        r.r14,
-        r.r15
-    );
-    log::error!(
+    let (rip, rflags) = (g(Reg::Rip), g(Reg::Rflags));
+    let cs = hvm.segment(hw, Seg::Cs).sel;
+    writeln!(out, "rip {rip:016x} rflags {rflags:08x} cs {cs:04x}")?;
+    let rows = [
+        [
+            ("rax", r.rax),
+            ("rbx", r.rbx),
+            ("rcx", r.rcx),
+            ("rdx", r.rdx),
+        ],
+        [
+            ("rsi", r.rsi),
+            ("rdi", r.rdi),
+            ("rbp", r.rbp),
+            ("rsp", r.rsp),
+        ],
+        [("r8", r.r8), ("r9", r.r9), ("r10", r.r10), ("r11", r.r11)],
+        [
+            ("r12", r.r12),
+            ("r13", r.r13),
+            ("r14", r.r14),
+            ("r15", r.r15),
+        ],
+    ];
+    for row in rows {
+        for (name, value) in row {
+            write!(out, "{name:3} {value:016x}  ")?;
+        }
+        writeln!(out)?;
+    }
+    writeln!(
+        out,
         "cr0 {:x} cr2 {:x} cr3 {:x} cr4 {:x} efer {:x}",
         g(Reg::Cr0),
         g(Reg::Cr2),
         g(Reg::Cr3),
         g(Reg::Cr4),
         g(Reg::Efer)
-    );
+    )
 }
 
 fn xsetbv<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &mut HwVcpu<M>) {

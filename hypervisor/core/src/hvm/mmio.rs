@@ -176,11 +176,15 @@ fn emulate<M: Machine>(
         }
         Err(EmulError::Fault(Stop::General)) => hvm.inject(hw, super::exit::GP),
         Err(_) => {
-            log::warn!(
-                "{}{} cannot emulate {:02x?} at {rip:#x} (gpa {gpa:x?})",
+            hv.log_guest(
                 d.id,
-                v.id,
-                &bytes[..n]
+                log::Level::Warn,
+                format_args!(
+                    "{}{} cannot emulate {:02x?} at {rip:#x} (gpa {gpa:x?})",
+                    d.id,
+                    v.id,
+                    &bytes[..n]
+                ),
             );
             hvm.inject(hw, UD);
         }

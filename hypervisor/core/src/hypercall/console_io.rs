@@ -39,14 +39,7 @@ fn read<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Priv>, a: [u64; 3]) -> OpResu
     }
     let n = usize::try_from(count).unwrap_or(CHUNK).min(CHUNK);
     let mut buf = [0u8; CHUNK];
-    let mut got = 0;
-    while got < n {
-        let Some(b) = c.hv.machine.console_read() else {
-            break;
-        };
-        buf[got] = b;
-        got += 1;
-    }
+    let got = c.hv.console.take_input(&mut buf[..n]);
     c.copy_out(at, &buf[..got])?;
     Ok(Flow::Done(got as u64))
 }

@@ -107,6 +107,12 @@ impl FrameTable {
         self.heap.lock().stats
     }
 
+    /// As [`Self::stats`], but gives up when the allocator seems to be stuck (debug keys).
+    #[must_use]
+    pub fn stats_patiently(&self) -> Option<HeapStats> {
+        Some(self.heap.lock_patiently()?.stats)
+    }
+
     fn known(&self, mfn: Mfn) -> &'static FrameInfo {
         match self.info(mfn) {
             Some(info) => info,

@@ -6,9 +6,9 @@
 //! interior mutability.  [`IdPool`] hands out the numbers, lowest first, so that
 //! tables stay as small as the largest population ever was.
 
+use crate::sync::{Lock, Once, Rank};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use spin::{Mutex, Once};
 
 const CHUNK_SHIFT: u32 = 6;
 const CHUNK: usize = 1 << CHUNK_SHIFT;
@@ -57,7 +57,7 @@ impl<T: Default> Dense<T> {
 /// Hands out small numbers, preferring those that were given back.
 pub struct IdPool {
     max: u32,
-    inner: Mutex<Ids>,
+    inner: Lock<Ids>,
 }
 
 struct Ids {
@@ -71,10 +71,13 @@ impl IdPool {
     pub const fn new(max: u32) -> Self {
         Self {
             max,
-            inner: Mutex::new(Ids {
-                next: 0,
-                free: Vec::new(),
-            }),
+            inner: Lock::new(
+                Rank::Leaf,
+                Ids {
+                    next: 0,
+                    free: Vec::new(),
+                },
+            ),
         }
     }
 

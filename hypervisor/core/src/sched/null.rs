@@ -9,8 +9,8 @@ use super::{
     CpuInfo, CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, Runstate,
     RunstateKind, Scheduler, UnitId, UnitInfo, XEN_SCHEDULER_NULL,
 };
+use crate::sync::{Lock, Rank};
 use alloc::collections::BTreeMap;
-use spin::Mutex;
 use xen_abi::{Errno, Ns, PcpuId};
 
 struct Unit {
@@ -41,17 +41,24 @@ struct State {
 }
 
 /// See the module.
-#[derive(Default)]
 pub struct Null {
     // One lock: with one unit per CPU there is nothing to contend for but wake-ups.
-    state: Mutex<State>,
+    state: Lock<State>,
+}
+
+impl Default for Null {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Null {
     /// A scheduler without CPUs.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            state: Lock::new(Rank::SchedQueue, State::default()),
+        }
     }
 }
 
@@ -376,7 +383,9 @@ impl Scheduler for Null {
     }
 
     fn dump(&self, _: Ns, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
-        let s = self.state.lock();
+        let Some(s) = self.state.lock_patiently() else {
+            return writeln!(out, "null: somebody holds the lock");
+        };
         for (cpu, c) in &s.cpus {
             writeln!(out, "{cpu}: assigned {:?}, runs {:?}", c.unit, c.current)?;
         }

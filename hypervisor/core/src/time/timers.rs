@@ -11,7 +11,7 @@
 //! - A timer's links, deadline and queued bit change only under the lock of the queue
 //!   that its `home` names; `home` itself changes only under that same lock.  The
 //!   record's atomics are therefore plain memory (`Relaxed`); the lock orders them.
-//! - At most one queue lock is held at a time (a leaf lock).
+//! - At most one queue lock (rank `Timer`) is held at a time.
 //! - `next` of a queue equals the deadline of its root, or `u64::MAX`: the run loop
 //!   looks at it without the lock.
 //!
@@ -20,9 +20,9 @@
 
 use crate::sched::UnitId;
 use crate::sched::dense::Dense;
+use crate::sync::{Lock, Rank};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use spin::Mutex;
 use xen_abi::{Ns, PcpuId};
 
 const KINDS: u32 = 8;
@@ -124,7 +124,7 @@ struct Block([Timer; KINDS as usize]);
 /// Padded so that CPUs do not share a cache line.
 #[repr(align(64))]
 struct Queue {
-    root: Mutex<u32>,
+    root: Lock<u32>,
     next: AtomicU64,
 }
 
@@ -143,7 +143,7 @@ impl Timers {
             blocks: Dense::new(max_units),
             queues: (0..cpus)
                 .map(|_| Queue {
-                    root: Mutex::new(NONE),
+                    root: Lock::new(Rank::Timer, NONE),
                     next: AtomicU64::new(u64::MAX),
                 })
                 .collect(),

@@ -84,7 +84,7 @@ impl Parts {
     /// Ports that the hypervisor keeps.
     fn owned_ports(&self) -> Vec<(u16, u16)> {
         let mut ports = OWN_PORTS.to_vec();
-        ports.extend(serial::base().map(|p| (p, p + 7)));
+        ports.extend(serial::ports().map(|(p, _)| (p, p + 7)));
         ports.extend(self.found.pm_timer.map(|p| (p, p + 3)));
         ports
     }

@@ -9,9 +9,9 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
-use guest_image::multiboot::{BootInfo, MULTIBOOT1_MAGIC, MULTIBOOT2_MAGIC};
+use guest_image::multiboot::{BootInfo, Framebuffer, MULTIBOOT1_MAGIC, MULTIBOOT2_MAGIC};
 use radon_core::cmdline;
-use radon_x86::{clock, directmap, serial};
+use radon_x86::{clock, directmap};
 use spin::Once;
 use xen_abi::Maddr;
 
@@ -41,6 +41,7 @@ pub(super) struct Loaded {
     pub(super) command_line: &'static str,
     pub(super) options: cmdline::Options<'static>,
     pub(super) rsdp: Option<Vec<u8>>,
+    pub(super) framebuffer: Option<Framebuffer>,
     /// Reservations that end when the frame allocator takes over.
     pub(super) temporary: Vec<Slot>,
 }
@@ -95,16 +96,13 @@ fn move_modules(info: &BootInfo<'_>, carver: &mut Carver<'_>) -> Vec<Moved> {
 }
 
 /// Reads the command line, obeys what concerns this stage, complains about the rest.
-fn read_options(line: &'static str, loader: &[u8]) -> cmdline::Options<'static> {
+fn read_options(line: &'static str, info: &BootInfo<'_>) -> cmdline::Options<'static> {
     let (options, complaints) = cmdline::parse(line.as_bytes());
-    log::set_max_level(options.loglvl.always.max(options.loglvl.limited));
-    if let Some(c) = &options.com1 {
-        serial::init(c.io_base, c.baud);
-    }
+    console::configure(&options, info.framebuffer);
     log::info!(
         "Radon {} (Xen 4.20 ABI), loaded by {}",
         env!("CARGO_PKG_VERSION"),
-        String::from_utf8_lossy(loader)
+        String::from_utf8_lossy(info.loader)
     );
     log::info!("Command line: {line}");
     for c in complaints.iter() {
@@ -127,10 +125,9 @@ fn read_options(line: &'static str, loader: &[u8]) -> cmdline::Options<'static> 
 pub(super) fn load(magic: u32, info: u32) -> (Loaded, Carver<'static>) {
     clock::start();
     clock::set_hz(1_000_000_000);
-    serial::init(0x3f8, Some(115_200));
+    console::init();
     let (info, place) = boot_info(magic, info);
     let map: &'static Ranges = MAP.call_once(|| Ranges::from_firmware(info.memory.iter()));
-    console::init(log::LevelFilter::Info);
     let mut carver = Carver::new(map);
     carver.reserve(0..1 << 20);
     carver.reserve(memory::image_place());
@@ -158,7 +155,7 @@ pub(super) fn load(magic: u32, info: u32) -> (Loaded, Carver<'static>) {
         .modules()
         .first()
         .map_or_else(Vec::new, |m| m.command_line.to_vec());
-    let options = read_options(command_line, info.loader);
+    let options = read_options(command_line, &info);
     let loaded = Loaded {
         map,
         modules,
@@ -166,6 +163,7 @@ pub(super) fn load(magic: u32, info: u32) -> (Loaded, Carver<'static>) {
         command_line,
         options,
         rsdp: info.rsdp.map(<[u8]>::to_vec),
+        framebuffer: info.framebuffer,
         temporary: reserved.into_iter().flatten().collect(),
     };
     (loaded, carver)

@@ -19,7 +19,7 @@ use xen_abi::{DomId, Maddr, Mfn};
 
 use super::loader::Loaded;
 use crate::boot_memory::{Carver, Ranges};
-use crate::{fatal, heap};
+use crate::{console, fatal, heap};
 
 /// Frames for page tables before the frame allocator exists, besides those that depend on RAM size.
 const TABLE_FRAMES: u64 = 96;
@@ -30,6 +30,7 @@ unsafe extern "C" {
     static __text_end: u8;
     static __rodata_end: u8;
     static __image_end: u8;
+    static boot_stack_guard: u8;
 }
 
 static FRAMES: Once<&'static FrameTable> = Once::new();
@@ -49,6 +50,7 @@ fn image() -> Image {
         text_end: &raw const __text_end as u64,
         rodata_end: &raw const __rodata_end as u64,
         end: &raw const __image_end as u64,
+        guard: &raw const boot_stack_guard as u64,
         voffset: VOFFSET,
     }
 }
@@ -132,6 +134,7 @@ pub(super) fn init(loaded: &Loaded, mut carver: Carver<'_>) -> (Memory, Firmware
     // SAFETY: atomic words have no invalid value.
     let m2p: &'static [AtomicU64] = unsafe { carve_table(&mut carver, top, 0xff) };
     let found = firmware::find(loaded.rsdp.clone()).unwrap_or_else(|e| fatal::refuse(&e));
+    console::pause_screen();
     final_page_tables(&mut carver, top, &mapped_ranges(map, &found));
     let frames: &'static FrameTable = Box::leak(Box::new(FrameTable::new(info)));
     for slot in &loaded.temporary {
@@ -145,6 +148,7 @@ pub(super) fn init(loaded: &Loaded, mut carver: Carver<'_>) -> (Memory, Firmware
     }
     heap::use_frames(frames);
     FRAMES.call_once(|| frames);
+    console::move_screen(&loaded.options, loaded.framebuffer, map_mmio);
     let memory = Memory {
         map,
         frames,
@@ -181,6 +185,14 @@ fn frames() -> &'static FrameTable {
         .get()
         .copied()
         .unwrap_or_else(|| panic!("no frames yet"))
+}
+
+/// Whether an address is in a stack's guard page.
+pub(crate) fn is_guard(va: u64) -> bool {
+    let boot = &raw const boot_stack_guard as u64;
+    (boot..boot + 4096).contains(&va)
+        || (0xffff_82e0_0000_0000..0xffff_82f0_0000_0000).contains(&va)
+            && paging::lookup(va).is_none()
 }
 
 /// Maps device registers, uncached.

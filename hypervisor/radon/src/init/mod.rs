@@ -21,12 +21,13 @@ use radon_x86::hvm::svm::Svm;
 use radon_x86::hvm::svm::cap::SvmCaps;
 use radon_x86::hvm::vmx::Vmx;
 use radon_x86::hvm::vmx::cap::VmxCaps;
-use radon_x86::{cpu, paging, percpu, traps};
+use radon_x86::{cpu, percpu, traps};
 use x86_defs::cpuid::{Regs, Vendor};
 
 use crate::fatal;
 use loader::Loaded;
 use memory::Memory;
+pub(crate) use memory::is_guard;
 use platform::Platform;
 pub(crate) use running::current;
 
@@ -112,9 +113,4 @@ fn has_svm() -> bool {
 /// Whether the refusal of a CPU that has neither extension should be SVM's.
 fn is_amd() -> bool {
     Vendor::of(cpuid(0, 0)).is_amd_like()
-}
-
-/// Whether an address is a stack's guard page.
-pub(crate) fn is_guard(va: u64) -> bool {
-    (0xffff_82e0_0000_0000..0xffff_82f0_0000_0000).contains(&va) && paging::lookup(va).is_none()
 }

@@ -5,18 +5,14 @@ use radon_core::hvm::msr::HostMsrs;
 use radon_x86::clock::{self, Reference};
 use radon_x86::firmware::Firmware;
 use radon_x86::machine::Power;
-use radon_x86::traps::TrapFrame;
-use radon_x86::{apic, cpu, ioapic, percpu, serial, smp, traps};
+use radon_x86::{apic, cpu, ioapic, nmi, percpu, smp, traps};
 use x86_defs::msr;
-use xen_abi::{Gsi, PcpuId, Vector};
+use xen_abi::PcpuId;
 
 use super::memory::{map_mmio, new_stack};
 use super::{rdmsr, running};
 use crate::boot_memory::Ranges;
-use crate::fatal;
-
-/// Vector of the console's UART.
-pub(super) const SERIAL_VECTOR: u8 = 0xf0;
+use crate::{fatal, symbols, watchdog};
 
 /// The boot CPU takes interrupts and knows the time.
 pub(super) struct Platform {
@@ -31,8 +27,9 @@ pub(super) fn init(found: Firmware, map: &Ranges) -> Platform {
     traps::set_handlers(traps::Handlers {
         irq: running::dispatch_irq,
         fatal: fatal::trap,
-        nmi,
+        nmi: watchdog::nmi,
     });
+    nmi::set_symbolizer(symbols::print);
     let reference = calibrate(&found);
     log::info!(
         "TSC {} kHz, by {}; APIC timer {} kHz ({}{})",
@@ -142,31 +139,6 @@ fn mask_pics() {
     }
 }
 
-/// Lets the console's UART interrupt the boot CPU.
-pub(super) fn serial_interrupt(fw: &Firmware) {
-    let irq: u8 = match serial::base() {
-        Some(0x3f8) => 4,
-        Some(0x2f8) => 3,
-        _ => return,
-    };
-    let (gsi, level, low) = fw
-        .overrides
-        .iter()
-        .find(|o| o.0 == irq)
-        .map_or((u32::from(irq), false, false), |o| (o.1, o.2, o.3));
-    ioapic::set_pin(
-        Gsi(gsi),
-        ioapic::Pin {
-            vector: Vector(SERIAL_VECTOR),
-            is_level: level,
-            is_low: low,
-            dest: apic::bsp_id(),
-            is_masked: false,
-        },
-    );
-    serial::enable_rx_interrupt();
-}
-
 /// What dom0 may read of the host's MSRs.
 pub(super) fn host_msrs() -> HostMsrs {
     HostMsrs {
@@ -177,11 +149,4 @@ pub(super) fn host_msrs() -> HostMsrs {
         top_mem2: rdmsr(msr::TOP_MEM2),
         mmio_conf_base: rdmsr(msr::MMIO_CONF_BASE),
     }
-}
-
-fn nmi(f: &TrapFrame) {
-    if smp::is_stopping() {
-        cpu::stop();
-    }
-    log::warn!("NMI at {:#x}", f.rip);
 }

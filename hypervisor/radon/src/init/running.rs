@@ -9,6 +9,8 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use guest_image::memory::MemoryType;
+use radon_core::console::Shared;
+use radon_core::debug::cpus::Wanted;
 use radon_core::domain::DomainTable;
 use radon_core::hvm::backend::HvmBackend;
 use radon_core::hypervisor::{CpuState, Hypervisor, MAX_UNITS, no_units, work};
@@ -23,14 +25,13 @@ use radon_core::time::timers::Timers;
 use radon_x86::hvm::svm::Svm;
 use radon_x86::hvm::vmx::Vmx;
 use radon_x86::machine::X86;
-use radon_x86::{apic, clock, cpu, percpu, serial};
+use radon_x86::{apic, clock, cpu, percpu};
 use spin::Once;
 use xen_abi::{Ns, PcpuId, Vector};
 
-use super::platform::SERIAL_VECTOR;
 use super::{Boot, cpus, dom0, memory, platform};
 use crate::boot_memory::Ranges;
-use crate::fatal;
+use crate::{console, fatal, watchdog};
 
 /// Which vCPU runs on a CPU.
 type RunningOn = fn(u32) -> Option<(u16, u32)>;
@@ -101,6 +102,7 @@ fn irq<B: Backend>(vector: u8) {
     let hv = hv::<B>();
     match vector {
         apic::VECTOR_TIMER => {
+            radon_x86::watchdog::tick();
             hv.timer_interrupt();
             apic::eoi();
         }
@@ -110,10 +112,7 @@ fn irq<B: Backend>(vector: u8) {
         }
         apic::VECTOR_SPURIOUS => {}
         apic::VECTOR_ERROR | apic::VECTOR_CALL => apic::eoi(),
-        SERIAL_VECTOR => {
-            while let Some(b) = serial::read() {
-                hv.machine.push_input(b);
-            }
+        console::SERIAL_VECTOR => {
             hv.cpu(percpu::this().id())
                 .work
                 .fetch_or(work::CONSOLE, Ordering::SeqCst);
@@ -179,8 +178,9 @@ fn hypervisor<B: Backend>(boot: Boot, backend: B, cpus: u32) -> (Hypervisor<X86<
     let clock = TscClock::new(clock::hz(), clock::boot_tsc())
         .unwrap_or_else(|| panic!("TSC of {} Hz", clock::hz()));
     let wallclock = WallClock::from_settime(clock::cmos_time(), 0, now).unwrap_or_default();
+    console::set_wall_clock(wallclock);
     let vectors = Vectors::default();
-    vectors.reserve(Vector(SERIAL_VECTOR));
+    vectors.reserve(Vector(console::SERIAL_VECTOR));
     let Boot {
         loaded,
         memory,
@@ -200,7 +200,8 @@ fn hypervisor<B: Backend>(boot: Boot, backend: B, cpus: u32) -> (Hypervisor<X86<
         timers: Timers::new(cpus, MAX_UNITS),
         cpus: (0..cpus).map(|_| CpuState::default()).collect(),
         vectors,
-        console: radon_core::console::Shared,
+        console: Shared::new(&console::CONSOLE),
+        dump: Wanted::default(),
         wallclock: Lock::new(Rank::Leaf, wallclock),
         options: loaded.options,
         host_msrs: platform::host_msrs(),
@@ -229,12 +230,13 @@ pub(super) fn start<B: Backend>(boot: Boot, backend: B) -> ! {
     };
     let cpus = cpus::start(&boot, max_cpus);
     backend.enable();
+    let hpet = watchdog::hpet(boot.platform.reference);
     let (hv, parts) = hypervisor(boot, backend, cpus);
     let hv: &'static Hypervisor<X86<B>> = Box::leak(Box::new(hv));
     B::cell().call_once(|| hv);
     IRQ.call_once(|| irq::<B> as fn(u8));
     CURRENT.call_once(|| running::<B> as RunningOn);
-    platform::serial_interrupt(&parts.found);
+    console::enable_interrupts(&parts.found.overrides);
     let d = dom0::build(hv, parts);
     AP_BODY.call_once(|| ap_main::<B> as fn());
     apic::enable_timer();
@@ -242,6 +244,8 @@ pub(super) fn start<B: Backend>(boot: Boot, backend: B) -> ! {
         cpu::pause();
     }
     memory::report(hv);
+    watchdog::start(hv, hpet);
+    console::hand_over(hv);
     radon_core::dom0::build::start(hv, &d);
     radon_core::run::run_cpu(hv)
 }

@@ -56,8 +56,7 @@ pub(super) fn refused(
         // The 32-bit entry's words.
         "Radon: this CPU",
         "Linux version",
-        "*** FATAL",
-        "*** PANIC",
+        "----[ Radon",
     ];
     let line = match session.console.expect(&ends, timeout) {
         Ok(found) if found.index < 2 => session.console.expect(&["\n"], timeout)?.before,

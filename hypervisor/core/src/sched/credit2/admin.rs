@@ -306,7 +306,10 @@ impl Credit2 {
             self.ratelimit_us()
         )?;
         for (i, shared) in (0..self.rq_count()).zip(self.rqs.iter()) {
-            let rq = shared.rq.lock();
+            let Some(rq) = shared.rq.lock_patiently() else {
+                writeln!(out, "run queue {i}: somebody holds its lock")?;
+                continue;
+            };
             writeln!(
                 out,
                 "run queue {i}: cpus {} load {} max weight {} waiting {} parked {}",

@@ -7,8 +7,8 @@
 //! queue does that.
 
 use super::super::Params;
+use crate::sync::{Lock, Rank};
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use spin::Mutex;
 use xen_abi::Ns;
 
 /// A cap holds over periods of this length: 50 ms.
@@ -26,7 +26,7 @@ pub(super) struct Group {
     weight: AtomicU32,
     cap: AtomicU32,
     pub units: AtomicU32,
-    budget: Mutex<Budget>,
+    budget: Lock<Budget>,
 }
 
 impl Group {
@@ -35,10 +35,13 @@ impl Group {
             weight: AtomicU32::new(params.weight.into()),
             cap: AtomicU32::new(params.cap.into()),
             units: AtomicU32::new(0),
-            budget: Mutex::new(Budget {
-                left: 0,
-                refill_at: 0,
-            }),
+            budget: Lock::new(
+                Rank::Leaf,
+                Budget {
+                    left: 0,
+                    refill_at: 0,
+                },
+            ),
         }
     }
 

@@ -20,7 +20,8 @@
 //! budget is locked under it.  `unit_home` says where to look for a unit; it changes only
 //! under the lock of the run queue that loses the unit.  What other run queues may know
 //! of one without its lock (idle CPUs, waiting units, load) are hints.  `admin` serialises
-//! changes of the set of CPUs, units and groups and is taken first.
+//! changes of the set of CPUs, units and groups and is taken first.  Ranks: `SchedPool`
+//! (admin), `SchedQueue`, `Leaf`.
 
 mod admin;
 mod decide;
@@ -40,6 +41,7 @@ use super::{
     CpuInfo, CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, Scheduler,
     UnitId, UnitInfo, XEN_SCHEDULER_CREDIT2, cpumask::MAX_CPUS,
 };
+use crate::sync::{Lock, Rank};
 use admin::Admin;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -47,7 +49,6 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use decide::Moment;
 use group::Group;
 use rq::Rq;
-use spin::Mutex;
 use unit::Place;
 use xen_abi::{Errno, Ns, PcpuId};
 
@@ -106,7 +107,7 @@ impl Default for Config {
 /// A run queue and what others may know of it without its lock.
 #[repr(align(64))]
 struct Shared {
-    rq: Mutex<Rq>,
+    rq: Lock<Rq>,
     queued: AtomicU32,
     load: AtomicU64,
     /// Idle CPUs that nobody has kicked yet.
@@ -117,7 +118,7 @@ struct Shared {
 impl Shared {
     fn new() -> Self {
         Self {
-            rq: Mutex::new(Rq::new()),
+            rq: Lock::new(Rank::SchedQueue, Rq::new()),
             queued: AtomicU32::new(0),
             load: AtomicU64::new(0),
             idle: AtomicMask::default(),
@@ -137,8 +138,24 @@ pub struct Credit2 {
     cpu_home: Box<[AtomicU32]>,
     /// By unit: number of its run queue.
     unit_home: Dense<Home>,
-    groups: Dense<Mutex<Option<Arc<Group>>>>,
-    admin: Mutex<Admin>,
+    groups: Dense<Slot>,
+    admin: Lock<Admin>,
+}
+
+/// Where a group is found.
+struct Slot(Lock<Option<Arc<Group>>>);
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self(Lock::new(Rank::Leaf, None))
+    }
+}
+
+impl core::ops::Deref for Slot {
+    type Target = Lock<Option<Arc<Group>>>;
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
 }
 
 /// An atomic that starts as [`NOWHERE`].
@@ -179,7 +196,7 @@ impl Credit2 {
             cpu_home: (0..max_cpus).map(|_| AtomicU32::new(NOWHERE)).collect(),
             unit_home: Dense::new(config.max_units),
             groups: Dense::new(config.max_groups),
-            admin: Mutex::new(Admin::default()),
+            admin: Lock::new(Rank::SchedPool, Admin::default()),
         }
     }
 

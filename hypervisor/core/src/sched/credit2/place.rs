@@ -17,7 +17,7 @@ const BALANCE_DEPTH: usize = 16;
 const MAX_MOVES: u32 = 3;
 
 /// A locked run queue.
-pub(super) type RqGuard<'a> = spin::MutexGuard<'a, Rq>;
+pub(super) type RqGuard<'a> = crate::sync::LockGuard<'a, Rq>;
 
 /// What a run queue can do for a unit that waits in it.
 pub(super) enum Fit {
