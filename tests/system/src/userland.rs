@@ -40,6 +40,8 @@ impl Userland {
                 session.console.rest_of_line(timeout)?;
                 // Takes the shell's greeting off the line, and its prompt for good.
                 session.console.shell("PS1=", timeout)?;
+                // Chatter of drivers would stand in the middle of answers; errors still come.
+                session.console.shell("dmesg -n 4", timeout)?;
                 Ok(Self { session })
             }
             Ok(found) => {
