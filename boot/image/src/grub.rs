@@ -148,7 +148,7 @@ mod tests {
             at("multiboot2 /boot/radon.elf console=com1 dom0_mem=512M,max:1G")
                 < at("module2 --nounzip /boot/0/0 console=hvc0 a\\;b")
         );
-        assert!(at("/boot/0/0") < at("/boot/0/1"));
+        assert!(at("module2 --nounzip /boot/0/0") < at("module2 --nounzip /boot/0/1"));
         assert!(text.contains("timeout=0"));
         assert!(at("    acpi /boot/0/1\n") < at("multiboot2"));
     }
