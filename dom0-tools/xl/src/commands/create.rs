@@ -1,0 +1,89 @@
+//! `create`.
+
+use toolstack::Created;
+
+use super::config::{as_json, load};
+use super::{console, monitor};
+use crate::context::{Context, Failure, Result};
+use crate::json::{Json, object};
+use crate::output::say;
+
+/// `create [-pcdeFnq] [-f] FILE [key=value ...]`.
+pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
+    let args = super::parse!(
+        words,
+        "create",
+        "cdeFf:npqVA",
+        &[
+            ("dryrun", 'n'),
+            ("quiet", 'q'),
+            ("defconfig", 'f'),
+            ("vncviewer", 'V'),
+            ("vncviewer-autopass", 'A'),
+        ],
+        (0, crate::args::MANY)
+    );
+    if args.has('V') || args.has('A') {
+        return Err(Failure::new(
+            "guests have no graphical display\n  help: use the text console: xl create -c",
+        ));
+    }
+    // Operands with '=' are settings; the other one is the file.
+    let (settings, files): (Vec<String>, Vec<String>) = args
+        .operands
+        .iter()
+        .cloned()
+        .partition(|word| word.contains('='));
+    let path = match (args.value('f'), files.as_slice()) {
+        (Some(path), []) => path,
+        (None, [path]) => path.as_str(),
+        (None, []) => {
+            return Err(Failure::new(
+                "no configuration is named\n  help: xl create /etc/xen/guest.cfg",
+            ));
+        }
+        (_, [.., other]) => {
+            return Err(Failure::new(format!(
+                "one configuration at a time: '{other}' is one too many\n  help: settings are written name=value"
+            )));
+        }
+    };
+    let is_quiet = args.has('q');
+    let loaded = load(path, &settings)?;
+    for warning in toolstack::warn_unsupported(&loaded.config) {
+        eprintln!("xl: warning: {warning}");
+    }
+    if args.has('n') || context.is_dry_run {
+        say!("{}", as_json(&loaded.config));
+        return Ok(());
+    }
+    if !is_quiet && !args.has(crate::args::JSON) {
+        say!("Parsing config from {path}");
+    }
+    let mut machine = context.machine()?;
+    let Created { d, uuid } = toolstack::create(&mut machine, &loaded.config, &loaded.text)?;
+    if args.has(crate::args::JSON) {
+        let json: Json = object! {
+            "domid": d.0, "uuid": uuid.to_string(), "name": loaded.config.name.as_str(),
+        };
+        say!("{json}");
+    }
+    let is_foreground = args.has('F');
+    if !args.has('e') && !is_foreground {
+        monitor::spawn(d, &loaded.config.name)?;
+    }
+    let terminal = match args.has('c') {
+        true => Some(console::open(context, d)?),
+        false => None,
+    };
+    if !args.has('p') {
+        context.machine()?.hypervisor.unpause_domain(d)?;
+    }
+    if let Some(terminal) = terminal {
+        console::connect(context, d, terminal, console::ESCAPE)?;
+    }
+    if is_foreground {
+        monitor::follow(context, d)?;
+    }
+    Ok(())
+}

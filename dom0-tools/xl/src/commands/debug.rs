@@ -1,0 +1,89 @@
+//! `dmesg`, `debug-keys`, `sysrq`, `trigger`.
+
+use std::io::Write as _;
+
+use xen_abi::VcpuId;
+use xen_abi::domctl::{
+    XEN_DOMCTL_SENDTRIGGER_INIT, XEN_DOMCTL_SENDTRIGGER_NMI, XEN_DOMCTL_SENDTRIGGER_POWER,
+    XEN_DOMCTL_SENDTRIGGER_RESET, XEN_DOMCTL_SENDTRIGGER_SLEEP, XenDomctlSendtrigger,
+};
+use xencall::Clear;
+
+use crate::context::{Context, Failure, Result};
+
+/// `dmesg [-c]`.
+pub(crate) fn dmesg(context: &mut Context, words: &[String]) -> Result {
+    let args = super::parse!(words, "dmesg", "c", &[("clear", 'c')], (0, 0));
+    let xen = context.xen()?;
+    let mut stdout = std::io::stdout();
+    let mut index = 0;
+    loop {
+        let (text, next) = xen.read_console(index, Clear::No)?;
+        stdout.write_all(&text)?;
+        // Nothing more, or nothing that is new.
+        if text.is_empty() || next == index {
+            break;
+        }
+        index = next;
+    }
+    if args.has('c') {
+        xen.read_console(index, Clear::Yes)?;
+    }
+    Ok(())
+}
+
+/// `debug-keys KEYS`.
+pub(crate) fn debug_keys(context: &mut Context, words: &[String]) -> Result {
+    let args = super::parse!(words, "debug-keys", "", &[], (1, 1));
+    Ok(context.xen()?.debug_keys(args.operand(0).as_bytes())?)
+}
+
+/// `sysrq DOMAIN LETTER`.
+pub(crate) fn sysrq(context: &mut Context, words: &[String]) -> Result {
+    let args = super::parse!(words, "sysrq", "", &[], (2, 2));
+    let d = context.domain(args.operand(0))?;
+    let mut letters = args.operand(1).chars();
+    match (letters.next(), letters.next()) {
+        (Some(letter), None) => Ok(toolstack::lifecycle::sysrq(
+            &mut context.machine()?,
+            d,
+            letter,
+        )?),
+        _ => Err(Failure::new("Invalid sysrq: give one letter")),
+    }
+}
+
+/// `trigger DOMAIN TRIGGER [VCPU]`.
+pub(crate) fn trigger(context: &mut Context, words: &[String]) -> Result {
+    let args = super::parse!(words, "trigger", "", &[], (2, 3));
+    let d = context.domain(args.operand(0))?;
+    let name = args.operand(1);
+    let trigger = match name {
+        "nmi" => XEN_DOMCTL_SENDTRIGGER_NMI,
+        "reset" => XEN_DOMCTL_SENDTRIGGER_RESET,
+        "init" => XEN_DOMCTL_SENDTRIGGER_INIT,
+        "power" => XEN_DOMCTL_SENDTRIGGER_POWER,
+        "sleep" => XEN_DOMCTL_SENDTRIGGER_SLEEP,
+        "s3resume" => {
+            return Err(Failure::new(
+                "guests cannot sleep, so there is nothing to resume",
+            ));
+        }
+        _ => {
+            return Err(Failure::new(format!(
+                "Invalid trigger \"{name}\"\n  help: nmi, reset, init, power, sleep"
+            )));
+        }
+    };
+    let vcpu = match args.operands.get(2) {
+        None => 0,
+        Some(text) => text
+            .parse()
+            .map_err(|_| Failure::new(format!("'{text}' is no number of a vCPU")))?,
+    };
+    let argument = XenDomctlSendtrigger {
+        trigger,
+        vcpu: VcpuId(vcpu),
+    };
+    Ok(context.xen()?.send_trigger(d, argument)?)
+}

@@ -1,0 +1,63 @@
+//! `xl`: manages domains from dom0.
+//!
+//! Commands, option letters, output columns and exit codes are those of Xen 4.20's
+//! `xl`; `--json` gives machine-readable output wherever there is output. The table
+//! of commands is in [`table`], each family of commands in a file of `commands`;
+//! what they do is in the `toolstack` crate.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod context;
+mod json;
+mod output;
+mod table;
+
+use std::process::ExitCode;
+
+use context::{Context, Failure};
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            match failure {
+                Failure::Message(message) => eprintln!("xl: {message}"),
+                Failure::Told => {}
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[String]) -> context::Result {
+    let mut context = Context::default();
+    let mut words = words.iter();
+    let name = loop {
+        match words.next().map(String::as_str) {
+            Some("-v") => context.is_verbose = true,
+            Some("-N") => context.is_dry_run = true,
+            // Timestamps, carriage returns in progress, and locks that other toolstacks left:
+            // there is nothing that they would change.
+            Some("-t" | "-T" | "-f") => {}
+            None | Some("-h" | "--help" | "help") => {
+                let rest: Vec<String> = words.cloned().collect();
+                return commands::help::help(&mut context, &rest);
+            }
+            Some(name) => break name,
+        }
+    };
+    let rest: Vec<String> = words.cloned().collect();
+    let Some(command) = table::find(name) else {
+        let names = table::COMMANDS.iter().map(|command| command.name);
+        let help = match xlcfg::closest(name, names) {
+            Some(near) => format!("did you mean '{near}'?"),
+            None => "'xl help' lists them".to_owned(),
+        };
+        return Err(Failure::Message(format!(
+            "unknown command '{name}'\n  help: {help}"
+        )));
+    };
+    (command.run)(&mut context, &rest)
+}
