@@ -1,6 +1,7 @@
 //! The list of groups.
 
 mod boots;
+mod command;
 mod cpu_models;
 mod devices;
 mod hostile;
@@ -91,6 +92,11 @@ pub(crate) const GROUPS: &[Group] = &[
         "vcpus-all",
         "SVM: both kernels with 1, 2 and 4 vCPUs on 1 and 2 CPUs",
         boots::vcpus_all,
+    ),
+    short(
+        "run",
+        "the README's first command: dom0's shell",
+        command::run,
     ),
     short("endings", "SVM: reboot and a crashed dom0", boots::endings),
     native(short(

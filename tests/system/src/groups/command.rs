@@ -1,0 +1,97 @@
+//! The README's first command: from a checkout to dom0's shell.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use harness::Report;
+use harness::console::Console;
+
+use crate::env::Env;
+
+/// Until the prompt: the root disk is made on first use, from the network.
+const PROMPT: Duration = Duration::from_secs(900);
+const ANSWER: Duration = Duration::from_secs(60);
+
+pub(crate) fn run(env: &Env, report: &mut Report) -> Result<()> {
+    let mut user = None;
+    report.check("run/prompt", || {
+        let start = Instant::now();
+        user = Some(User::start(env)?);
+        if let Some(user) = &mut user {
+            user.expect("root@dom0", PROMPT)?;
+        }
+        Ok(format!("{:.0} s", start.elapsed().as_secs_f32()))
+    });
+    let Some(mut user) = user else { return Ok(()) };
+    report.check("run/shell", || {
+        user.say("cat /sys/hypervisor/type; echo the answer is $((6 * 7))\n")?;
+        let said = user.expect("the answer is 42", ANSWER)?;
+        if !said.lines().any(|line| line.ends_with("xen")) {
+            bail!("no xen in {said}");
+        }
+        Ok(String::new())
+    });
+    report.check("run/poweroff", || {
+        user.say("exit\n")?;
+        user.ends(ANSWER)?;
+        Ok(String::new())
+    });
+    Ok(())
+}
+
+/// Somebody at the terminal of `./radon run`.
+struct User {
+    child: Child,
+    console: Console,
+}
+
+impl User {
+    fn start(env: &Env) -> Result<Self> {
+        let dir = env.layout.build().join("logs/run-command");
+        std::fs::create_dir_all(&dir)?;
+        let mut child = Command::new(env.layout.top().join("radon"))
+            .arg("run")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting ./radon run")?;
+        let reader = child.stdout.take().context("its output")?;
+        let writer = child.stdin.take().context("its input")?;
+        let console = Console::new(reader, writer, &dir.join("terminal.log"))?;
+        Ok(Self { child, console })
+    }
+
+    fn expect(&mut self, pattern: &str, timeout: Duration) -> Result<String> {
+        let found = self.console.expect(&[pattern], timeout);
+        found.map(|found| found.before).with_context(|| {
+            format!(
+                "waiting for '{pattern}'; all that came is in {}",
+                self.console.log().display()
+            )
+        })
+    }
+
+    fn say(&mut self, words: &str) -> Result<()> {
+        self.console.send(words)
+    }
+
+    fn ends(&mut self, timeout: Duration) -> Result<()> {
+        self.console.until_closed(timeout)?;
+        let status = self.child.wait()?;
+        if !status.success() {
+            bail!("./radon run: {status}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // Ctrl-A X ends the emulator, and with it the command.
+            let _sent = self.console.send("\x01x");
+            let _ended = self.child.wait();
+        }
+    }
+}
