@@ -1,0 +1,480 @@
+//! The loop: whatever is ready is read, applied and put down in the journal; then the journal is
+//! written; then bytes of rings are given free and replies go out. In this order a kill at any
+//! point leaves a state that the successor can go on from.
+
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Mode;
+use xen_abi::{DomId, EvtchnPort, Gfn};
+use xencall::XenbusBackend;
+use xenstore::wire::{Decoder, join};
+use xenstore::{Kind, Message, TxId};
+
+pub use world::{Connection, Domains, Status, World, changes};
+
+use crate::journal::{Journal, Recorder, orphans};
+use crate::request::is_only_reading;
+use crate::state::{ConnId, Input, State};
+
+/// A client whose replies have piled up this much is not read from.
+const FULL: usize = 64 << 10;
+/// One that has let this much pile up (events) is given up.
+const OVERFULL: usize = 4 << 20;
+/// Connections to the socket.
+const MAX_CLIENTS: usize = 8192;
+
+/// A connection to the socket.
+struct Client {
+    stream: UnixStream,
+    decoder: Decoder,
+    is_gone: bool,
+}
+
+/// The daemon.
+pub struct Server {
+    state: State,
+    journal: Journal,
+    world: World,
+    listener: UnixListener,
+    clients: BTreeMap<ConnId, Client>,
+    /// Rings whose requests were taken, but not yet given free.
+    taken: BTreeSet<DomId>,
+}
+
+/// What became ready.
+#[derive(Default)]
+struct Ready {
+    events: bool,
+    listener: bool,
+    clients: Vec<ConnId>,
+}
+
+impl Server {
+    /// Takes up where a predecessor left off, if there was one, and listens at `socket`.
+    ///
+    /// # Errors
+    /// When journal or socket cannot be made.
+    pub fn start(journal: &Path, boot: &str, socket: &Path, world: World) -> io::Result<Self> {
+        let (journal, state) = Journal::open(journal, boot)?;
+        match std::fs::remove_file(socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // Root only, from the first moment on.
+        let mask = rustix::process::umask(Mode::from_raw_mode(0o177));
+        let listener = UnixListener::bind(socket);
+        rustix::process::umask(mask);
+        let listener = listener?;
+        listener.set_nonblocking(true)?;
+        let mut server = Self {
+            state,
+            journal,
+            world,
+            listener,
+            clients: BTreeMap::new(),
+            taken: BTreeSet::new(),
+        };
+        for id in orphans(&server.state) {
+            server.apply(Input::Disconnect(id));
+        }
+        server.reconnect();
+        server.attach_dom0();
+        server.check_domains();
+        server.finish_round()?;
+        let all = server.world.rings.keys().copied().collect();
+        server.serve_rings(all);
+        server.finish_round()?;
+        Ok(server)
+    }
+
+    /// The state, for tests.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Applies an input and notes it for the journal.
+    fn apply(&mut self, input: Input) {
+        let mut recorder = Recorder::new(&mut self.world);
+        self.state.apply(&input, &mut recorder);
+        let answers = recorder.answers;
+        self.journal.add(input, answers);
+        for line in self.state.log.drain(..) {
+            eprintln!("xenstored: {line}");
+        }
+    }
+
+    /// Connects to the rings of domains that the predecessor had.
+    fn reconnect(&mut self) {
+        let known: Vec<_> = self
+            .state
+            .domains
+            .iter()
+            .map(|(domain, known)| (*domain, known.clone()))
+            .collect();
+        let mut gone = Vec::new();
+        for (domain, known) in known {
+            let connected =
+                crate::state::Host::connect(&mut self.world, domain, known.gfn, known.port);
+            let Ok(start) = connected else {
+                gone.push(domain);
+                continue;
+            };
+            if known.is_ignored {
+                continue;
+            }
+            // Some of the replies that the replay has made again are in the ring already.
+            let is_sensible = self.state.conns.get_mut(&known.conn).is_some_and(|conn| {
+                let sent = start.produced.wrapping_sub(conn.produced) as usize;
+                conn.sent(sent);
+                conn.produced == start.produced
+            });
+            if !is_sensible {
+                self.apply(Input::Ignore(domain));
+            }
+            self.taken.insert(domain);
+        }
+        if !gone.is_empty() {
+            self.apply(Input::Domains {
+                shut_down: Vec::new(),
+                gone,
+            });
+        }
+    }
+
+    /// dom0's own kernel.
+    fn attach_dom0(&mut self) {
+        if self.world.evtchn.is_none() || self.state.domains.contains_key(&DomId(0)) {
+            return;
+        }
+        match XenbusBackend::open().and_then(|backend| backend.port()) {
+            Ok(port) => self.apply(Input::Attach(DomId(0), Gfn(0), port)),
+            Err(error) => eprintln!("xenstored: dom0's kernel cannot be served: {error}"),
+        }
+    }
+
+    /// Writes what `xen-init-dom0` does.
+    pub fn init_dom0(&mut self) {
+        let id = self.state.next_conn();
+        self.apply(Input::Connect(id));
+        for (path, value) in [
+            ("/local/domain/0/domid", "0"),
+            ("/local/domain/0/name", "Domain-0"),
+        ] {
+            if self.state.tree.get(path).is_none() {
+                let mut payload = join(&[path]);
+                payload.extend_from_slice(value.as_bytes());
+                let message = Message {
+                    kind: Kind::WRITE,
+                    request: 0,
+                    tx: TxId::NONE,
+                    payload,
+                };
+                self.apply(Input::Message(id, message));
+            }
+        }
+        self.apply(Input::Disconnect(id));
+    }
+
+    fn check_domains(&mut self) {
+        let news = self
+            .world
+            .domains()
+            .and_then(|domains| changes(&self.state, domains));
+        if let Some(news) = news {
+            self.apply(news);
+        }
+    }
+
+    /// Serves for ever.
+    ///
+    /// # Errors
+    /// When the journal cannot be written, or polling fails.
+    pub fn run(&mut self) -> io::Result<()> {
+        loop {
+            self.turn(None)?;
+        }
+    }
+
+    /// Waits until something is ready, and handles it.
+    ///
+    /// # Errors
+    /// When the journal cannot be written, or polling fails.
+    pub fn turn(&mut self, timeout: Option<&rustix::event::Timespec>) -> io::Result<()> {
+        let ready = self.wait(timeout)?;
+        // First, while all that waits to be sent is in the journal.
+        if ready.events {
+            self.serve_events();
+        }
+        if ready.listener {
+            self.accept();
+        }
+        for id in ready.clients {
+            self.serve_client(id);
+        }
+        self.finish_round()
+    }
+
+    fn wait(&self, timeout: Option<&rustix::event::Timespec>) -> io::Result<Ready> {
+        let mut fds = Vec::with_capacity(self.clients.len() + 2);
+        fds.push(PollFd::new(&self.listener, PollFlags::IN));
+        let mut ids = Vec::with_capacity(self.clients.len());
+        for (id, client) in &self.clients {
+            let waiting = self.state.conns.get(id).map_or(0, |conn| conn.out.len());
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, waiting < FULL);
+            flags.set(PollFlags::OUT, waiting > 0);
+            fds.push(PollFd::new(&client.stream, flags));
+            ids.push(*id);
+        }
+        let events = self.world.evtchn.as_ref();
+        if let Some(evtchn) = events {
+            fds.push(PollFd::from_borrowed_fd(evtchn.as_fd(), PollFlags::IN));
+        }
+        match poll(&mut fds, timeout) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(Ready::default()),
+            Err(errno) => return Err(errno.into()),
+        }
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let clients = ids
+            .iter()
+            .zip(fds.iter().skip(1))
+            .filter(|(_, fd)| is_ready(fd))
+            .map(|(id, _)| *id);
+        Ok(Ready {
+            listener: fds.first().is_some_and(is_ready),
+            clients: clients.collect(),
+            events: events.is_some() && fds.last().is_some_and(is_ready),
+        })
+    }
+
+    fn serve_events(&mut self) {
+        let Some(evtchn) = &self.world.evtchn else {
+            return;
+        };
+        let mut ports = [EvtchnPort(0); 128];
+        let fired = match evtchn.pending(&mut ports) {
+            Ok(fired) => fired.to_vec(),
+            Err(error) => {
+                eprintln!("xenstored: {error}");
+                return;
+            }
+        };
+        // Before looking at the rings: what comes later fires again.
+        for port in &fired {
+            if let Err(error) = evtchn.unmask(*port) {
+                eprintln!("xenstored: {error}");
+            }
+        }
+        let (mut ready, mut has_died) = (Vec::new(), false);
+        for port in fired {
+            if Some(port) == self.world.virq {
+                has_died = true;
+                continue;
+            }
+            let of = |(_, connection): &(&DomId, &Connection)| connection.port == port;
+            ready.extend(self.world.rings.iter().find(of).map(|(domain, _)| *domain));
+        }
+        self.serve_rings(ready);
+        if has_died {
+            self.check_domains();
+        }
+    }
+
+    /// Takes the requests of rings, unless their replies wait for room.
+    fn serve_rings(&mut self, mut ready: Vec<DomId>) {
+        // Replies first, of all of them: what the first requests cause for the others is not in
+        // the journal yet. Who leaves replies waiting will fire again when it has taken them.
+        ready.retain(|domain| {
+            self.flush_ring(*domain);
+            let known = self.state.domains.get(domain);
+            let conn = known.and_then(|known| self.state.conns.get(&known.conn));
+            conn.is_some_and(|conn| conn.out.is_empty())
+        });
+        for domain in ready {
+            self.take_requests(domain);
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if self.clients.len() >= MAX_CLIENTS || stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let id = self.state.next_conn();
+            self.apply(Input::Connect(id));
+            let client = Client {
+                stream,
+                decoder: Decoder::default(),
+                is_gone: false,
+            };
+            self.clients.insert(id, client);
+        }
+    }
+
+    fn serve_client(&mut self, id: ConnId) {
+        let mut bytes = [0; 4096];
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
+        let count = match client.stream.read(&mut bytes) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // It has room for replies.
+                self.state.dirty.insert(id);
+                return;
+            }
+            Err(_) => 0,
+        };
+        client.is_gone = count == 0;
+        let mut input = bytes.get(..count).unwrap_or_default();
+        while let Some(client) = self.clients.get_mut(&id) {
+            match client.decoder.feed(&mut input) {
+                Ok(Some(message)) if is_only_reading(&message) => {
+                    // Changes nothing that a successor needs.
+                    let input = Input::Message(id, message);
+                    self.state.apply(&input, &mut self.world);
+                }
+                Ok(Some(message)) => self.apply(Input::Message(id, message)),
+                Ok(None) => break,
+                Err(_) => {
+                    client.is_gone = true;
+                    break;
+                }
+            }
+        }
+        self.state.dirty.insert(id);
+    }
+
+    fn take_requests(&mut self, domain: DomId) {
+        let Some(known) = self.state.domains.get(&domain) else {
+            return;
+        };
+        let (Some(conn), Some(connection)) = (
+            self.state.conns.get(&known.conn),
+            self.world.rings.get(&domain),
+        ) else {
+            return;
+        };
+        if known.is_ignored {
+            return;
+        }
+        match connection.ring.requests(conn.consumed) {
+            Ok(bytes) if bytes.is_empty() => {}
+            Ok(bytes) => {
+                self.taken.insert(domain);
+                self.apply(Input::Bytes(domain, bytes));
+            }
+            Err(_) => self.ignore(domain, "its ring makes no sense"),
+        }
+    }
+
+    fn ignore(&mut self, domain: DomId, why: &str) {
+        eprintln!(
+            "xenstored: domain {} is ignored from now on: {why}",
+            domain.0
+        );
+        self.apply(Input::Ignore(domain));
+    }
+
+    /// Sends what a ring has room for. Only what the journal has may be sent.
+    fn flush_ring(&mut self, domain: DomId) {
+        let Some(known) = self.state.domains.get(&domain).filter(|d| !d.is_ignored) else {
+            return;
+        };
+        let (Some(conn), Some(connection)) = (
+            self.state.conns.get_mut(&known.conn),
+            self.world.rings.get(&domain),
+        ) else {
+            return;
+        };
+        let mut is_news = false;
+        if self.taken.remove(&domain) {
+            is_news = connection.ring.consume(conn.consumed);
+        }
+        let mut is_broken = false;
+        if !conn.out.is_empty() {
+            match connection.ring.reply(conn.produced, &conn.out) {
+                Ok(count) => {
+                    conn.sent(count);
+                    is_news |= count > 0;
+                }
+                Err(_) => is_broken = true,
+            }
+        }
+        let is_full = conn.out.len() > OVERFULL;
+        if is_news {
+            self.world.notify(domain);
+        }
+        if is_broken {
+            self.ignore(domain, "its ring makes no sense");
+        } else if is_full {
+            self.ignore(domain, "it does not read its replies");
+        }
+    }
+
+    fn flush_client(&mut self, id: ConnId) {
+        let (Some(client), Some(conn)) = (self.clients.get_mut(&id), self.state.conns.get_mut(&id))
+        else {
+            return;
+        };
+        while !conn.out.is_empty() && !client.is_gone {
+            match client.stream.write(&conn.out) {
+                Ok(0) => client.is_gone = true,
+                Ok(count) => conn.sent(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => client.is_gone = true,
+            }
+        }
+        if client.is_gone || conn.out.len() > OVERFULL {
+            self.clients.remove(&id);
+            self.apply(Input::Disconnect(id));
+        }
+    }
+
+    /// Writes the journal, and then lets the effects out.
+    fn finish_round(&mut self) -> io::Result<()> {
+        loop {
+            self.journal.write()?;
+            for domain in std::mem::take(&mut self.taken) {
+                // `flush_ring` takes it out again.
+                self.taken.insert(domain);
+                self.flush_ring(domain);
+                self.taken.remove(&domain);
+            }
+            for id in std::mem::take(&mut self.state.dirty) {
+                match self.state.conns.get(&id).map(|conn| conn.domain) {
+                    Some(_) if self.clients.contains_key(&id) => self.flush_client(id),
+                    Some(domain) => self.flush_ring(domain),
+                    None => {}
+                }
+            }
+            self.drop_rings();
+            // Connections that were given up on the way may have caused more.
+            if self.state.dirty.is_empty() && self.journal.is_written() {
+                break;
+            }
+        }
+        self.journal.tidy(&mut self.state, &mut self.world)
+    }
+
+    /// Lets go of rings of domains that are no longer known.
+    fn drop_rings(&mut self) {
+        if self.world.rings.len() > self.state.domains.len() {
+            let known = &self.state.domains;
+            let rings = self.world.rings.keys().copied();
+            let gone: Vec<DomId> = rings.filter(|d| !known.contains_key(d)).collect();
+            gone.into_iter()
+                .for_each(|domain| self.world.disconnect(domain));
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! What is outside: rings of domains, event channels, which domains there are.
+
+use std::collections::BTreeMap;
+
+use xen_abi::grant_table::GNTTAB_RESERVED_XENSTORE;
+use xen_abi::xen::VIRQ_DOM_EXC;
+use xen_abi::{DomId, EvtchnPort, Gfn, GrantRef, Virq};
+use xencall::{Evtchn, Gntdev, GrantedPages, SharedPages, Xen, XenbusBackend};
+use xenstore::StoreError;
+
+use crate::ring::{Page, Ring};
+use crate::state::{Host, Input, RingStart, State};
+
+/// How a ring's page is mapped.
+#[derive(Debug)]
+pub enum RingPage {
+    /// By grant: the domain can be destroyed although it is mapped.
+    Granted(GrantedPages),
+    /// By frame number, or dom0's own.
+    Mapped(SharedPages),
+}
+
+impl Page for RingPage {
+    fn word(&self, offset: usize) -> &std::sync::atomic::AtomicU32 {
+        match self {
+            Self::Granted(pages) => Page::word(&**pages, offset),
+            Self::Mapped(pages) => Page::word(pages, offset),
+        }
+    }
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        match self {
+            Self::Granted(pages) => Page::read(&**pages, offset, to),
+            Self::Mapped(pages) => Page::read(pages, offset, to),
+        }
+    }
+    fn write(&self, offset: usize, from: &[u8]) {
+        match self {
+            Self::Granted(pages) => Page::write(&**pages, offset, from),
+            Self::Mapped(pages) => Page::write(pages, offset, from),
+        }
+    }
+}
+
+/// A connected ring.
+#[derive(Debug)]
+pub struct Connection {
+    /// The page.
+    pub ring: Ring<RingPage>,
+    /// Our end of the event channel.
+    pub port: EvtchnPort,
+}
+
+/// What the hypervisor says of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It lives.
+    Alive,
+    /// It has shut down.
+    ShutDown,
+    /// It is being destroyed, or there is none.
+    Gone,
+}
+
+/// The hypervisor, as far as the daemon asks it.
+pub trait Domains {
+    /// How a domain is.
+    fn status(&self, domain: DomId) -> Status;
+}
+
+impl Domains for Xen {
+    fn status(&self, domain: DomId) -> Status {
+        match self.domain_info(domain) {
+            Ok(info) if info.is_dying() => Status::Gone,
+            Ok(info) if info.is_shutdown() => Status::ShutDown,
+            Ok(_) => Status::Alive,
+            Err(error) if error.is_no_such_domain() => Status::Gone,
+            // It cannot be said; nothing is taken from anybody then.
+            Err(_) => Status::Alive,
+        }
+    }
+}
+
+/// What has happened to the domains that the state knows; `None` when nothing has.
+pub fn changes(state: &State, domains: &dyn Domains) -> Option<Input> {
+    let (mut shut_down, mut gone) = (Vec::new(), Vec::new());
+    for (domain, known) in &state.domains {
+        match domains.status(*domain) {
+            Status::ShutDown if !known.is_shut_down => shut_down.push(*domain),
+            Status::Gone => gone.push(*domain),
+            Status::Alive | Status::ShutDown => {}
+        }
+    }
+    let is_news = !shut_down.is_empty() || !gone.is_empty();
+    is_news.then_some(Input::Domains { shut_down, gone })
+}
+
+/// dom0's devices.
+#[derive(Debug)]
+pub struct World {
+    xen: Option<Xen>,
+    /// Event channels, when this runs under Xen.
+    pub evtchn: Option<Evtchn>,
+    gntdev: Option<Gntdev>,
+    /// Rings by domain.
+    pub rings: BTreeMap<DomId, Connection>,
+    /// Tells that a domain has shut down or died.
+    pub virq: Option<EvtchnPort>,
+}
+
+fn warn(what: &str, error: &dyn std::fmt::Display) {
+    eprintln!("xenstored: {what}: {error}");
+}
+
+impl World {
+    /// Opens what is there; says what is not.
+    #[must_use]
+    pub fn open() -> Self {
+        let complain = |error| warn("no domains can be served", &error);
+        let xen = Xen::open().map_err(complain).ok();
+        let evtchn = Evtchn::open().map_err(complain).ok();
+        let virq = evtchn.as_ref().and_then(|evtchn| {
+            let port = evtchn.bind_virq(Virq(VIRQ_DOM_EXC));
+            port.map_err(|error| warn("deaths of domains will not be noticed", &error))
+                .ok()
+        });
+        let gntdev = Gntdev::open().ok();
+        Self {
+            xen,
+            evtchn,
+            gntdev,
+            rings: BTreeMap::new(),
+            virq,
+        }
+    }
+
+    /// Without any domain.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self {
+            xen: None,
+            evtchn: None,
+            gntdev: None,
+            rings: BTreeMap::new(),
+            virq: None,
+        }
+    }
+
+    /// The hypervisor, if it can be asked.
+    #[must_use]
+    pub fn domains(&self) -> Option<&dyn Domains> {
+        self.xen.as_ref().map(|xen| xen as &dyn Domains)
+    }
+
+    /// Raises the domain's event channel.
+    pub fn notify(&self, domain: DomId) {
+        if let (Some(evtchn), Some(connection)) = (&self.evtchn, self.rings.get(&domain)) {
+            // It fails when the domain has closed its end: it does not listen then.
+            let _ = evtchn.notify(connection.port);
+        }
+    }
+
+    /// Lets go of a ring.
+    pub fn disconnect(&mut self, domain: DomId) {
+        if let (Some(connection), Some(evtchn)) = (self.rings.remove(&domain), &self.evtchn) {
+            // It fails only for a port that is not ours.
+            let _ = evtchn.unbind(connection.port);
+        }
+    }
+
+    fn page(&self, domain: DomId, gfn: Gfn) -> xencall::Result<RingPage> {
+        if domain == DomId(0) {
+            return XenbusBackend::open()?.page().map(RingPage::Mapped);
+        }
+        let gref = GrantRef(GNTTAB_RESERVED_XENSTORE);
+        let granted = self.gntdev.as_ref().map(|dev| dev.map(domain, &[gref]));
+        if let Some(Ok(pages)) = granted {
+            return Ok(RingPage::Granted(pages));
+        }
+        let xen = self.xen.as_ref().ok_or(xencall::Error::new(
+            "/dev/xen/privcmd: open",
+            Some(domain),
+            xencall::Errno::NODEV,
+        ))?;
+        xen.map_foreign(domain, &[gfn]).map(RingPage::Mapped)
+    }
+}
+
+impl Host for World {
+    fn connect(
+        &mut self,
+        domain: DomId,
+        gfn: Gfn,
+        port: EvtchnPort,
+    ) -> Result<RingStart, StoreError> {
+        let fail = |error: xencall::Error| {
+            warn(&format!("domain {} cannot be introduced", domain.0), &error);
+            StoreError::EINVAL
+        };
+        if self
+            .domains()
+            .is_none_or(|d| d.status(domain) == Status::Gone)
+        {
+            return Err(StoreError::EINVAL);
+        }
+        let page = self.page(domain, gfn).map_err(fail)?;
+        // The old port first: the domain may give the same one again.
+        self.disconnect(domain);
+        let evtchn = self.evtchn.as_ref().ok_or(StoreError::EINVAL)?;
+        let port = evtchn.bind_interdomain(domain, port).map_err(fail)?;
+        let ring = Ring::new(page);
+        let start = ring.start();
+        ring.announce();
+        self.rings.insert(domain, Connection { ring, port });
+        self.notify(domain);
+        Ok(start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+
+    impl Domains for Fixed {
+        fn status(&self, domain: DomId) -> Status {
+            match domain.0 {
+                1 => Status::Alive,
+                2 => Status::ShutDown,
+                _ => Status::Gone,
+            }
+        }
+    }
+
+    struct Willing;
+
+    impl Host for Willing {
+        fn connect(&mut self, _: DomId, _: Gfn, _: EvtchnPort) -> Result<RingStart, StoreError> {
+            Ok(RingStart::default())
+        }
+    }
+
+    #[test]
+    fn deaths_are_told_once() {
+        let mut state = State::new();
+        for domain in 1..=3 {
+            let input = Input::Attach(DomId(domain), Gfn(1), EvtchnPort(1));
+            state.apply(&input, &mut Willing);
+        }
+        let news = changes(&state, &Fixed).unwrap();
+        assert_eq!(
+            news,
+            Input::Domains {
+                shut_down: vec![DomId(2)],
+                gone: vec![DomId(3)]
+            }
+        );
+        state.apply(&news, &mut Willing);
+        assert_eq!(changes(&state, &Fixed), None);
+        assert!(state.domains.contains_key(&DomId(2)) && !state.domains.contains_key(&DomId(3)));
+    }
+}
