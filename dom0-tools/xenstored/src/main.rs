@@ -56,6 +56,8 @@ fn say_ready() {
 
 fn run(options: &Options) -> Result<(), String> {
     let failed = |what: &str, error: std::io::Error| format!("{what}: {error}");
+    // The journal holds what guests have written: for root only, as all that is made here.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     std::fs::create_dir_all(&options.dir).map_err(|e| failed("directory", e))?;
     let lock = std::fs::File::create(options.dir.join("lock")).map_err(|e| failed("lock", e))?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)
