@@ -22,13 +22,14 @@ const PACKAGES: &str =
 /// Size of the file system; the file is sparse.
 const SIZE: &str = "1400M";
 
-/// The root disk for `kernel`, made when missing or when `boot/dom0` changed.
+/// The root disk for `kernel`, made when missing or when the script that fills it has
+/// changed. The init in it is replaced by the initramfs's, so that one need not be in step.
 pub fn root_disk(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
     let init = layout.script("boot/dom0/radon-init");
     let image = layout
         .cache()
         .join(format!("dom0-{}.img", kernel.release()));
-    if newer(&image, &init)? {
+    if newer(&image, &layout.script("boot/dom0/fill.sh"))? {
         return Ok(image);
     }
     let part = image.with_extension("part");

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::cpio::Archive;
 use crate::kernel::Kernel;
-use crate::{Layout, step};
+use crate::{Layout, step, tools};
 
 /// Disks, file systems and cards of the machines in `tests/machines`.
 const DRIVERS: &[&str] = &[
@@ -47,9 +47,14 @@ pub fn test(layout: &Layout, kernel: &Kernel, agent: Option<&Path>) -> Result<Pa
     )
 }
 
-/// Makes the initramfs that mounts dom0's root; returns its path.
+/// Makes the initramfs that mounts dom0's root and brings the tools; returns its path.
 pub fn dom0(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
-    let archive = base(layout, kernel, DRIVERS, "initrd-init")?;
+    let mut archive = base(layout, kernel, DRIVERS, "initrd-init")?;
+    let busybox = std::fs::read(busybox()?).context("reading busybox")?;
+    tools::add(&mut archive, layout, "tools/", &busybox, Some(kernel))?;
+    let init = layout.script("boot/dom0/radon-init");
+    let init = std::fs::read(&init).with_context(|| format!("reading {}", init.display()))?;
+    archive.file("tools/usr/sbin/radon-init", 0o755, &init);
     write(
         layout,
         &format!("initrd-dom0-{}.cpio", kernel.release()),

@@ -50,6 +50,11 @@ impl Layout {
         self.build().join("radon.elf")
     }
 
+    /// The programs of `dom0-tools`, built.
+    pub fn tools(&self) -> PathBuf {
+        self.build().join("tools")
+    }
+
     /// The same image for `qemu -kernel`.
     pub fn radon32_elf(&self) -> PathBuf {
         self.build().join("radon32.elf")

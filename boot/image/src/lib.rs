@@ -17,5 +17,6 @@ pub mod kernel;
 mod layout;
 pub mod step;
 pub mod symbols;
+pub mod tools;
 
 pub use layout::Layout;

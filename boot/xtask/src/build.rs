@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use boot_image::kernel::Kernel;
-use boot_image::{Layout, elf32, grub, initrd, step, symbols};
+use boot_image::{Layout, elf32, grub, initrd, step, symbols, tools};
 
 /// Cargo, as the entry script chose it.
 fn cargo(layout: &Layout) -> Command {
@@ -19,25 +19,43 @@ fn target(layout: &Layout) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| layout.top().join("target"), PathBuf::from)
 }
 
-/// Builds the program that runs inside guests: static, so that the initramfs
-/// needs no libraries.
-fn agent(layout: &Layout) -> Result<()> {
-    let triple = "x86_64-unknown-linux-gnu";
+/// Target of programs for Linux: static, so that an initramfs needs no libraries.
+const LINUX: &str = "x86_64-unknown-linux-gnu";
+
+/// Builds static programs; they are then where [`linux_program`] says.
+fn linux_programs(layout: &Layout, packages: &[&str]) -> Result<()> {
     let mut command = cargo(layout);
-    command.args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "guest-agent",
-        "--target",
-        triple,
-    ]);
+    command.args(["build", "--quiet", "--release", "--target", LINUX]);
+    for package in packages {
+        command.args(["--package", package]);
+    }
     command.env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    step::run(&mut command)?;
-    let built = target(layout).join(triple).join("release/agent");
+    step::run(&mut command)
+}
+
+fn linux_program(layout: &Layout, name: &str) -> PathBuf {
+    target(layout).join(LINUX).join("release").join(name)
+}
+
+/// Builds the program that runs inside guests.
+fn agent(layout: &Layout) -> Result<()> {
+    linux_programs(layout, &["guest-agent"])?;
+    let built = linux_program(layout, "agent");
     std::fs::copy(&built, layout.build().join("agent"))
         .with_context(|| format!("copying {}", built.display()))?;
+    Ok(())
+}
+
+/// Builds the programs of `dom0-tools` into `build/tools`, without debug information.
+pub(crate) fn tools(layout: &Layout) -> Result<()> {
+    linux_programs(layout, tools::PROGRAMS)?;
+    std::fs::create_dir_all(layout.tools()).context("making build/tools")?;
+    for name in tools::PROGRAMS {
+        let built = linux_program(layout, name);
+        let mut strip = Command::new("strip");
+        strip.arg("-o").arg(layout.tools().join(name)).arg(&built);
+        step::run(&mut strip)?;
+    }
     Ok(())
 }
 
@@ -154,6 +172,7 @@ pub(crate) fn image(layout: &Layout) -> Result<()> {
 pub(crate) fn all(layout: &Layout) -> Result<()> {
     image(layout)?;
     let kernel = Kernel::fetch(layout, "6.12")?;
+    tools(layout)?;
     let initrd = initrd::dom0(layout, &kernel)?;
     let entry = |title: &str, options: &str| grub::Entry {
         loads: grub::Loads::Radon,

@@ -67,6 +67,7 @@ pub(crate) fn run(layout: &Layout, arguments: &[String]) -> Result<()> {
     }
     let kernel = Kernel::fetch(layout, "6.12")?;
     let root = dom0::root_disk(layout, &kernel)?;
+    crate::build::tools(layout)?;
     let initrd = initrd::dom0(layout, &kernel)?;
     let image = if wishes.packed {
         kernel.vmlinuz()

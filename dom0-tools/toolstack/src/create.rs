@@ -357,3 +357,7 @@ fn register(
         .introduce(d, STORE_GFN, store_port)
         .during(|| "introducing the guest to xenstored".into())
 }
+
+#[cfg(test)]
+#[path = "create_tests.rs"]
+mod tests;

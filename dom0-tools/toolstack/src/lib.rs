@@ -35,6 +35,8 @@ pub mod linux;
 mod netlink;
 pub mod records;
 mod store;
+#[cfg(test)]
+mod testing;
 mod undo;
 
 pub use create::{Created, cpu_map, create, warn_unsupported};

@@ -16,12 +16,6 @@ pub(crate) fn monotonic_ns() -> i64 {
     nanoseconds(ClockId::Monotonic)
 }
 
-/// Prints the time stamp counter.
-pub(crate) fn tsc() -> Result<()> {
-    println!("tsc {};", crate::hostile::tsc());
-    Ok(())
-}
-
 /// Answers every line of standard input with both clocks.
 pub(crate) fn answer() -> Result<()> {
     println!("clocks ready");

@@ -16,8 +16,6 @@ usage: agent disk DEVICE MIB THREADS        write, read back and verify in paral
        agent receive ADDRESS:PORT BYTES SEED
        agent monotonic SECONDS              clocks of all CPUs never step back
        agent sleeps                         sleeps are neither short nor long
-       agent tsc                            the time stamp counter
-       agent idle SECONDS                   how long this vCPU runs in a second of rest, in ns
        agent hypercalls | msrs | cpuid | ports   misbehave
        agent clocks                         answers each line with CLOCK_MONOTONIC and
                                             CLOCK_REALTIME in ns, until a line says end";
@@ -41,8 +39,6 @@ fn run(words: &[&str]) -> Result<()> {
         ["receive", server, bytes, seed] => net::receive(server, bytes.parse()?, seed.parse()?),
         ["monotonic", seconds] => clock::monotonic(seconds.parse()?),
         ["sleeps"] => clock::sleeps(),
-        ["tsc"] => clock::tsc(),
-        ["idle", seconds] => hostile::idle(seconds.parse()?),
         ["hypercalls"] => hostile::hypercalls(),
         ["msrs"] => hostile::msrs(),
         ["cpuid"] => hostile::cpuid(),

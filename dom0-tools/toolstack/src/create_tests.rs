@@ -1,0 +1,215 @@
+use super::*;
+use crate::lifecycle::{self, Outcome};
+use crate::testing::World;
+use crate::{Hypervisor as _, Store as _, destroy};
+use xen_abi::Gfn;
+use xen_abi::hvm_params::{HVM_PARAM_CONSOLE_PFN, HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN};
+
+const TEXT: &str = "name = 'a'\ntype = 'pvh'\nmemory = 64\nkernel = '/k'\nramdisk = '/r'\nextra = 'x=1'\n\
+    vcpus = 1\nmaxvcpus = 2\ncpu_weight = 512\ncpus = '0-1'\n\
+    disk = ['/a.img,raw,xvda,rw', '/a.img,raw,xvdb,ro']\nvif = ['bridge=xenbr0', '']\n";
+
+fn config(text: &str) -> Config {
+    let source = xlcfg::Source::new("t.cfg", text);
+    match xlcfg::load(&source) {
+        Ok((config, _)) => config,
+        Err(problems) => panic!("{}", problems.render(&source)),
+    }
+}
+
+fn make(world: &mut World, text: &str) -> Result<Created> {
+    create(&mut world.machine(), &config(text), text)
+}
+
+#[test]
+fn a_guest_has_memory_rings_nodes_and_devices() {
+    let mut world = World::new();
+    let created = make(&mut world, TEXT).unwrap();
+    assert_eq!(created.d, DomId(1));
+    {
+        let domains = world.hypervisor.domains.borrow();
+        let domain = &domains[&1];
+        // RAM, eight special pages, one of ACPI tables.
+        assert_eq!(domain.frames.len(), (64 << 8) + 8 + 1);
+        assert_eq!(domain.params[&HVM_PARAM_STORE_PFN], STORE_GFN.0);
+        assert_eq!(domain.params[&HVM_PARAM_CONSOLE_PFN], CONSOLE_GFN.0);
+        assert_eq!(domain.params[&HVM_PARAM_STORE_EVTCHN], 1);
+        assert_eq!(domain.grants.len(), 2);
+        assert!(domain.is_paused && !domain.context.is_empty());
+        assert!(domain.frames.contains(&STORE_GFN.0) && domain.frames.contains(&CONSOLE_GFN.0));
+    }
+    assert!(world.store.introduced.contains(&1));
+    let mut node = |path: &str| world.store.read(path).unwrap().unwrap_or_default();
+    assert_eq!(node("/local/domain/1/name"), "a");
+    assert_eq!(node("/local/domain/1/memory/target"), "65536");
+    assert_eq!(node("/local/domain/1/cpu/0/availability"), "online");
+    assert_eq!(node("/local/domain/1/cpu/1/availability"), "offline");
+    assert_eq!(node("/local/domain/1/console/port"), "2");
+    assert_eq!(
+        node("/local/domain/0/backend/vbd/1/51712/physical-device"),
+        "7:1"
+    );
+    assert_eq!(node("/local/domain/0/backend/vbd/1/51728/mode"), "r");
+    assert_eq!(node("/local/domain/1/device/vbd/51712/state"), "1");
+    assert_eq!(
+        node("/local/domain/0/backend/vif/1/1/hotplug-status"),
+        "connected"
+    );
+    assert_eq!(
+        node("/local/domain/1/device/vif/0/mac"),
+        "00:16:3e:55:55:55"
+    );
+    assert_eq!(world.host.ports["vif1.0"], "xenbr0");
+    assert_eq!(world.host.files.len(), 4);
+
+    destroy(&mut world.machine(), created.d).unwrap();
+    world.assert_clean("after destroy");
+}
+
+#[test]
+fn an_error_at_any_step_leaves_nothing() {
+    for seam in 0..3 {
+        let mut at = 0;
+        loop {
+            let mut world = World::new();
+            world.blow(seam, at);
+            let outcome = make(&mut world, TEXT);
+            if !world.has_blown(seam) {
+                outcome.unwrap();
+                break;
+            }
+            let error = outcome.expect_err("a call failed unnoticed");
+            assert!(error.to_string().starts_with("creating a"), "{error}");
+            world.assert_clean(&format!("seam {seam}, call {at}, {error}"));
+            at += 1;
+        }
+        assert!(at > 2, "seam {seam} was hardly used");
+    }
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_a_remedy() {
+    let cases: &[(&str, &str, &str)] = &[
+        ("type = 'pv'", "PV guests", "type = \"pvh\""),
+        ("type = 'hvm'", "HVM guests", "type = \"pvh\""),
+        ("kernel = '/none'", "kernel = \"/none\"", "dom0's"),
+        ("kernel = '/r'", "loading the kernel /r", ""),
+        (
+            "memory = 2000",
+            "needs 2001 MiB, 1024 MiB are free",
+            "xl mem-set",
+        ),
+        ("memory = 1", "need", "set memory ="),
+        ("disk = ['/none,raw,xvda']", "not found", ""),
+        ("disk = ['/a.img,qcow2,xvda']", "qcow2", "qemu-img"),
+        ("vif = ['bridge=other']", "no bridge other", "xenbr0"),
+        ("vif = ['bridge=eth0']", "eth0 is no bridge", "xenbr0"),
+        ("vif = ['script=/x/mine']", "/x/mine is not run", "script="),
+        ("cpus = '7'", "none of these CPUs", "0 to 1"),
+        ("pool = 'x'", "Pool-0", "remove pool"),
+    ];
+    for (line, what, help) in cases {
+        let mut world = World::new();
+        let error = make(&mut world, &format!("{TEXT}{line}\n")).unwrap_err();
+        let text = error.to_string().to_lowercase();
+        let has = |part: &str| text.contains(&part.to_lowercase());
+        assert!(has(what) && has(help), "{line}: {error}");
+        world.assert_clean(line);
+    }
+}
+
+#[test]
+fn silent_backends_and_missing_drivers_are_told_apart() {
+    let mut world = World::new();
+    world.host.answers = false;
+    let error = make(&mut world, TEXT).unwrap_err().to_string();
+    assert!(error.contains("did not answer"), "{error}");
+    world.assert_clean("silent");
+    world.host.has_drivers = false;
+    let error = make(&mut world, TEXT).unwrap_err().to_string();
+    assert!(error.contains("modprobe xen-blkback"), "{error}");
+    world.assert_clean("no driver");
+}
+
+#[test]
+fn names_are_unique() {
+    let mut world = World::new();
+    make(&mut world, TEXT).unwrap();
+    let error = make(&mut world, TEXT).unwrap_err().to_string();
+    assert!(error.contains("domain 1 has this name"), "{error}");
+    make(&mut world, &format!("{TEXT}name = 'b'\n")).unwrap();
+    let error = lifecycle::rename(&mut world.machine(), DomId(2), "a").unwrap_err();
+    assert!(error.to_string().contains("domain 1"), "{error}");
+    lifecycle::rename(&mut world.machine(), DomId(2), "c").unwrap();
+    let d = crate::records::find(&mut world.machine(), "c").unwrap();
+    assert_eq!(d, DomId(2));
+}
+
+#[test]
+fn ends_have_the_consequences_that_the_configuration_names() {
+    let cases = [
+        ("on_poweroff = 'destroy'", 0, Outcome::Gone),
+        ("on_poweroff = 'preserve'", 0, Outcome::Kept),
+        ("on_reboot = 'restart'", 1, Outcome::Restarted(DomId(2))),
+        (
+            "on_crash = 'rename-restart'",
+            3,
+            Outcome::Restarted(DomId(2)),
+        ),
+        ("on_watchdog = 'coredump-destroy'", 4, Outcome::Gone),
+    ];
+    for (line, reason, wanted) in cases {
+        let text = format!("{TEXT}{line}\n");
+        let config = config(&text);
+        let mut world = World::new();
+        make(&mut world, &text).unwrap();
+        world.hypervisor.remote_shutdown(DomId(1), reason).unwrap();
+        let ending = lifecycle::ending(&world.machine(), DomId(1)).unwrap();
+        assert_eq!(ending, Some(lifecycle::Ending::Stopped(reason)));
+        let mut machine = world.machine();
+        let outcome = lifecycle::act(&mut machine, DomId(1), reason, &config, &text).unwrap();
+        assert_eq!(outcome, wanted, "{line}");
+        let domains = world.hypervisor.domains.borrow();
+        let is_old_there = domains.contains_key(&1);
+        let is_kept = wanted == Outcome::Kept || line.contains("rename");
+        assert_eq!(is_old_there, is_kept, "{line}");
+        if let Outcome::Restarted(new) = wanted {
+            assert!(!domains[&new.0].is_paused);
+        }
+    }
+}
+
+#[test]
+fn memory_and_vcpus_have_limits() {
+    let mut world = World::new();
+    make(&mut world, TEXT).unwrap();
+    let d = DomId(1);
+    let mut machine = world.machine();
+    assert!(lifecycle::set_memory(&mut machine, d, 65 << 10).is_err());
+    lifecycle::set_memory(&mut machine, d, 32 << 10).unwrap();
+    assert!(lifecycle::set_vcpus(&mut machine, d, 3).is_err());
+    assert!(lifecycle::set_vcpus(&mut machine, d, 0).is_err());
+    lifecycle::set_vcpus(&mut machine, d, 2).unwrap();
+    let max = world.hypervisor.domains.borrow()[&1].max_kib;
+    assert_eq!(max, (32 << 10) + SLACK_KIB);
+    let target = world.store.read("/local/domain/1/memory/target").unwrap();
+    assert_eq!(target.as_deref(), Some("32768"));
+    let online = world
+        .store
+        .read("/local/domain/1/cpu/1/availability")
+        .unwrap();
+    assert_eq!(online.as_deref(), Some("online"));
+    assert!(
+        world
+            .hypervisor
+            .populate(d, &[Gfn(1 << 30)], xen_abi::Order(0))
+            .is_ok()
+    );
+}
+
+#[test]
+fn dom0_is_not_destroyed() {
+    let mut world = World::new();
+    let error = destroy(&mut world.machine(), DomId(0)).unwrap_err();
+    assert!(error.to_string().contains("control domain"), "{error}");
+}

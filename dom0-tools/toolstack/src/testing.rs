@@ -1,0 +1,476 @@
+//! Fakes of the three seams: a hypervisor that keeps books, a store in a map, and a
+//! machine whose backends answer as told. A counter makes any single call fail, so
+//! that tests can break an operation at each of its steps.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use xen_abi::domctl::{
+    XEN_DOMINF_hvm_guest, XEN_DOMINF_paused, XenDomctlCreatedomain, XenDomctlGetdomaininfo,
+    XenDomctlTscInfo,
+};
+use xen_abi::{DomId, EvtchnPort, Gfn, GrantRef, Order, VcpuId};
+use xencall::{CpuMap, DomainInfo, Errno, MemoryRegion};
+use xenstore::StoreError;
+use zerocopy::FromZeros as _;
+
+use crate::error::{Error, Result};
+use crate::{BlockDevice, Change, Host, Hypervisor, Machine, Store};
+
+/// Lets calls through until a given one.
+#[derive(Debug, Default)]
+pub(crate) struct Fuse {
+    left: Cell<Option<u32>>,
+    pub(crate) calls: Cell<u32>,
+}
+
+impl Fuse {
+    fn is_blown(&self) -> bool {
+        self.calls.set(self.calls.get() + 1);
+        match self.left.get() {
+            Some(0) => {
+                // Only once: what is undone afterwards works.
+                self.left.set(None);
+                true
+            }
+            Some(left) => {
+                self.left.set(Some(left - 1));
+                false
+            }
+            None => false,
+        }
+    }
+}
+
+/// A domain of the fake.
+#[derive(Debug, Default)]
+pub(crate) struct FakeDomain {
+    pub(crate) handle: [u8; 16],
+    pub(crate) frames: BTreeSet<u64>,
+    pub(crate) memory: BTreeMap<u64, Vec<u8>>,
+    pub(crate) params: BTreeMap<u32, u64>,
+    pub(crate) ports: u32,
+    pub(crate) grants: Vec<(GrantRef, Gfn)>,
+    pub(crate) context: Vec<u8>,
+    pub(crate) is_paused: bool,
+    pub(crate) shutdown: Option<u32>,
+    pub(crate) max_vcpus: u32,
+    pub(crate) max_kib: u64,
+}
+
+/// The hypervisor.
+#[derive(Debug, Default)]
+pub(crate) struct FakeHypervisor {
+    pub(crate) domains: RefCell<BTreeMap<u16, FakeDomain>>,
+    pub(crate) free: Cell<u64>,
+    next: Cell<u16>,
+    pub(crate) fuse: Fuse,
+}
+
+impl FakeHypervisor {
+    fn on<T>(
+        &self,
+        d: DomId,
+        work: impl FnOnce(&mut FakeDomain) -> xencall::Result<T>,
+    ) -> xencall::Result<T> {
+        if self.fuse.is_blown() {
+            return Err(xencall::Error::new("fuse", Some(d), Errno::BUSY));
+        }
+        let mut domains = self.domains.borrow_mut();
+        let gone = xencall::Error::new("fake", Some(d), Errno::SRCH);
+        work(domains.get_mut(&d.0).ok_or(gone)?)
+    }
+}
+
+impl Hypervisor for FakeHypervisor {
+    fn create_domain(&self, config: &XenDomctlCreatedomain) -> xencall::Result<DomId> {
+        if self.fuse.is_blown() {
+            return Err(xencall::Error::new("fuse", None, Errno::NOMEM));
+        }
+        self.next.set(self.next.get() + 1);
+        let d = self.next.get();
+        let domain = FakeDomain {
+            handle: config.handle,
+            is_paused: true,
+            ..FakeDomain::default()
+        };
+        self.domains.borrow_mut().insert(d, domain);
+        Ok(DomId(d))
+    }
+    fn destroy_domain(&self, d: DomId) -> xencall::Result<()> {
+        let frames = self.on(d, |domain| Ok(domain.frames.len()))?;
+        self.free.set(self.free.get() + frames as u64);
+        self.domains.borrow_mut().remove(&d.0);
+        Ok(())
+    }
+    fn pause_domain(&self, d: DomId) -> xencall::Result<()> {
+        self.on(d, |domain| {
+            domain.is_paused = true;
+            Ok(())
+        })
+    }
+    fn unpause_domain(&self, d: DomId) -> xencall::Result<()> {
+        self.on(d, |domain| {
+            domain.is_paused = false;
+            Ok(())
+        })
+    }
+    fn domain_info(&self, d: DomId) -> xencall::Result<DomainInfo> {
+        self.on(d, |domain| {
+            let paused = if domain.is_paused {
+                XEN_DOMINF_paused
+            } else {
+                0
+            };
+            let ended = domain.shutdown.map_or(0, |reason| 4 | (reason << 16));
+            Ok(DomainInfo(XenDomctlGetdomaininfo {
+                domain: d,
+                flags: XEN_DOMINF_hvm_guest | paused | ended,
+                handle: domain.handle,
+                tot_pages: domain.frames.len() as u64,
+                max_vcpu_id: domain.max_vcpus.saturating_sub(1),
+                ..XenDomctlGetdomaininfo::new_zeroed()
+            }))
+        })
+    }
+    fn domains(&self) -> xencall::Result<Vec<DomainInfo>> {
+        let ids: Vec<u16> = self.domains.borrow().keys().copied().collect();
+        ids.into_iter()
+            .map(|d| self.domain_info(DomId(d)))
+            .collect()
+    }
+    fn set_max_vcpus(&self, d: DomId, count: u32) -> xencall::Result<()> {
+        self.on(d, |domain| {
+            domain.max_vcpus = count;
+            Ok(())
+        })
+    }
+    fn set_max_memory(&self, d: DomId, kib: u64) -> xencall::Result<()> {
+        self.on(d, |domain| {
+            domain.max_kib = kib;
+            Ok(())
+        })
+    }
+    fn set_paging_mempool_size(&self, d: DomId, _: u64) -> xencall::Result<()> {
+        Err(xencall::Error::new("fake", Some(d), Errno::NOSYS))
+    }
+    fn set_tsc_info(&self, d: DomId, _: XenDomctlTscInfo) -> xencall::Result<()> {
+        self.on(d, |_| Ok(()))
+    }
+    fn set_memory_map(&self, d: DomId, _: &[MemoryRegion]) -> xencall::Result<()> {
+        self.on(d, |_| Ok(()))
+    }
+    fn set_hvm_param(&self, d: DomId, index: u32, value: u64) -> xencall::Result<()> {
+        self.on(d, |domain| {
+            domain.params.insert(index, value);
+            Ok(())
+        })
+    }
+    fn set_hvm_context(&self, d: DomId, records: &[u8]) -> xencall::Result<()> {
+        self.on(d, |domain| {
+            domain.context = records.to_vec();
+            Ok(())
+        })
+    }
+    fn set_vcpu_affinity(
+        &self,
+        d: DomId,
+        _: VcpuId,
+        _: Option<&CpuMap>,
+        _: Option<&CpuMap>,
+    ) -> xencall::Result<()> {
+        self.on(d, |_| Ok(()))
+    }
+    fn set_credit2(&self, d: DomId, _: u16, _: u16) -> xencall::Result<()> {
+        self.on(d, |_| Ok(()))
+    }
+    fn alloc_unbound(&self, d: DomId, _: DomId) -> xencall::Result<EvtchnPort> {
+        self.on(d, |domain| {
+            domain.ports += 1;
+            Ok(EvtchnPort(domain.ports))
+        })
+    }
+    fn remote_shutdown(&self, d: DomId, reason: u32) -> xencall::Result<()> {
+        self.on(d, |domain| {
+            domain.shutdown = Some(reason);
+            Ok(())
+        })
+    }
+    fn populate(&self, d: DomId, gfns: &[Gfn], order: Order) -> xencall::Result<usize> {
+        let size = 1_u64 << order.0;
+        self.on(d, |domain| {
+            for (done, gfn) in gfns.iter().enumerate() {
+                let Some(left) = self.free.get().checked_sub(size) else {
+                    return Ok(done);
+                };
+                self.free.set(left);
+                for frame in gfn.0..gfn.0 + size {
+                    assert!(domain.frames.insert(frame), "{frame:#x} is there twice");
+                }
+            }
+            Ok(gfns.len())
+        })
+    }
+    fn write_memory(&self, d: DomId, gpa: u64, data: &[u8]) -> xencall::Result<()> {
+        self.on(d, |domain| {
+            for frame in gpa >> 12..(gpa + data.len() as u64).div_ceil(4096) {
+                assert!(domain.frames.contains(&frame), "no frame {frame:#x}");
+            }
+            domain.memory.insert(gpa, data.to_vec());
+            Ok(())
+        })
+    }
+    fn zero_memory(&self, d: DomId, gpa: u64, len: u64) -> xencall::Result<()> {
+        self.on(d, |domain| {
+            for frame in gpa >> 12..(gpa + len).div_ceil(4096) {
+                assert!(domain.frames.contains(&frame), "no frame {frame:#x}");
+            }
+            Ok(())
+        })
+    }
+    fn seed_grants(&self, d: DomId, _: DomId, entries: &[(GrantRef, Gfn)]) -> xencall::Result<()> {
+        self.on(d, |domain| {
+            domain.grants = entries.to_vec();
+            Ok(())
+        })
+    }
+    fn free_pages(&self) -> xencall::Result<u64> {
+        Ok(self.free.get())
+    }
+    fn nodes_of_cpus(&self) -> xencall::Result<Vec<u32>> {
+        Ok(vec![0, 0])
+    }
+}
+
+/// The store.
+#[derive(Debug, Default)]
+pub(crate) struct FakeStore {
+    pub(crate) nodes: BTreeMap<String, String>,
+    pub(crate) introduced: BTreeSet<u16>,
+    pub(crate) fuse: Fuse,
+}
+
+impl FakeStore {
+    fn check(&self) -> xenstore::Result<()> {
+        if self.fuse.is_blown() {
+            return Err(xenstore::Error::Store {
+                error: StoreError::ENOSPC,
+                what: "fuse".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Store for FakeStore {
+    fn read(&mut self, path: &str) -> xenstore::Result<Option<String>> {
+        let below = format!("{path}/");
+        let is_folder = self.nodes.keys().any(|key| key.starts_with(&below));
+        let value = self.nodes.get(path).cloned();
+        Ok(value.or_else(|| is_folder.then(String::new)))
+    }
+    fn list(&mut self, path: &str) -> xenstore::Result<Vec<String>> {
+        let below = format!("{path}/");
+        let names = self.nodes.keys().filter_map(|key| key.strip_prefix(&below));
+        let names: BTreeSet<&str> = names.filter_map(|name| name.split('/').next()).collect();
+        Ok(names.into_iter().map(str::to_owned).collect())
+    }
+    fn apply(&mut self, changes: &[Change]) -> xenstore::Result<()> {
+        self.check()?;
+        for change in changes {
+            match change {
+                Change::Write { path, value } => {
+                    self.nodes.insert(path.clone(), value.clone());
+                }
+                Change::Permissions { path, .. } => assert!(self.nodes.contains_key(path)),
+                Change::Remove { path } => {
+                    let below = format!("{path}/");
+                    self.nodes
+                        .retain(|key, _| key != path && !key.starts_with(&below));
+                }
+            }
+        }
+        Ok(())
+    }
+    fn introduce(&mut self, d: DomId, _: Gfn, _: EvtchnPort) -> xenstore::Result<()> {
+        self.check()?;
+        self.introduced.insert(d.0);
+        Ok(())
+    }
+    fn release(&mut self, d: DomId) -> xenstore::Result<()> {
+        self.introduced.remove(&d.0);
+        Ok(())
+    }
+    fn watch(&mut self, _: &str) -> xenstore::Result<()> {
+        Ok(())
+    }
+    fn unwatch(&mut self, _: &str) -> xenstore::Result<()> {
+        Ok(())
+    }
+    fn wait(&mut self, _: Duration) -> xenstore::Result<bool> {
+        Ok(true)
+    }
+}
+
+/// dom0's kernel.
+#[derive(Debug)]
+pub(crate) struct FakeHost {
+    pub(crate) files: BTreeMap<PathBuf, Vec<u8>>,
+    pub(crate) bridges: Vec<String>,
+    /// What interfaces are in which bridge.
+    pub(crate) ports: BTreeMap<String, String>,
+    pub(crate) has_drivers: bool,
+    pub(crate) answers: bool,
+    pub(crate) fuse: Fuse,
+}
+
+impl Host for FakeHost {
+    fn read_file(&mut self, path: &Path) -> Result<Vec<u8>> {
+        let file = self.files.get(path).cloned();
+        file.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound).into())
+    }
+    fn write_file(&mut self, path: &Path, content: &[u8]) -> Result<()> {
+        if self.fuse.is_blown() {
+            return Err(Error::new("fuse", "blown", ""));
+        }
+        self.files.insert(path.to_owned(), content.to_vec());
+        Ok(())
+    }
+    fn remove_file(&mut self, path: &Path) {
+        self.files.remove(path);
+    }
+    fn block_device(&mut self, path: &Path, _: bool) -> Result<BlockDevice> {
+        self.read_file(path)?;
+        if self.fuse.is_blown() {
+            return Err(Error::new("fuse", "blown", ""));
+        }
+        Ok(BlockDevice {
+            major: 7,
+            minor: 1,
+            node: "/dev/loop1".into(),
+            hold: None,
+        })
+    }
+    fn is_backend_ready(&mut self, _: &str, _: DomId, _: u32) -> bool {
+        self.answers
+    }
+    fn has_backend(&mut self, _: &str, _: DomId, _: u32) -> bool {
+        false
+    }
+    fn load_backend(&mut self, _: &str) -> bool {
+        self.has_drivers
+    }
+    fn has_interface(&mut self, name: &str) -> bool {
+        self.is_bridge(name) || name == "eth0"
+    }
+    fn is_bridge(&mut self, name: &str) -> bool {
+        self.bridges.iter().any(|bridge| bridge == name)
+    }
+    fn bridges(&mut self) -> Vec<String> {
+        self.bridges.clone()
+    }
+    fn rename_interface(&mut self, _: &str, _: &str) -> Result<()> {
+        Ok(())
+    }
+    fn connect_interface(
+        &mut self,
+        name: &str,
+        bridge: Option<&str>,
+        _: Option<u16>,
+    ) -> Result<()> {
+        if self.fuse.is_blown() {
+            return Err(Error::new("fuse", "blown", ""));
+        }
+        let bridge = bridge.unwrap_or_default().to_owned();
+        self.ports.insert(name.to_owned(), bridge);
+        Ok(())
+    }
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
+    fn pause(&mut self, _: Duration) {}
+    fn random(&mut self, bytes: &mut [u8]) -> Result<()> {
+        bytes.fill(0x55);
+        Ok(())
+    }
+    fn now(&mut self) -> (u64, u32) {
+        (1_000_000, 120_000_000)
+    }
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) hypervisor: FakeHypervisor,
+    pub(crate) store: FakeStore,
+    pub(crate) host: FakeHost,
+}
+
+impl World {
+    /// A machine with a kernel, a disk image, a bridge and 1 GiB of free memory.
+    pub(crate) fn new() -> Self {
+        let kernel = guest_image::testing::build_kernel();
+        let files = [
+            ("/k", kernel),
+            ("/r", vec![1; 5000]),
+            ("/a.img", vec![0; 4096]),
+        ];
+        let hypervisor = FakeHypervisor::default();
+        hypervisor.free.set(1 << 18);
+        Self {
+            hypervisor,
+            store: FakeStore::default(),
+            host: FakeHost {
+                files: files.map(|(path, file)| (path.into(), file)).into(),
+                bridges: vec!["xenbr0".into()],
+                ports: BTreeMap::new(),
+                has_drivers: true,
+                answers: true,
+                fuse: Fuse::default(),
+            },
+        }
+    }
+
+    pub(crate) fn machine(&mut self) -> Machine<'_> {
+        Machine {
+            hypervisor: &self.hypervisor,
+            store: &mut self.store,
+            host: &mut self.host,
+        }
+    }
+
+    /// Makes call number `at` of a seam fail: 0 hypervisor, 1 store, 2 host.
+    pub(crate) fn blow(&self, seam: usize, at: u32) {
+        let fuse = [&self.hypervisor.fuse, &self.store.fuse, &self.host.fuse][seam];
+        fuse.left.set(Some(at));
+    }
+
+    /// Was the fuse reached?
+    pub(crate) fn has_blown(&self, seam: usize) -> bool {
+        let fuse = [&self.hypervisor.fuse, &self.store.fuse, &self.host.fuse][seam];
+        fuse.left.get().is_none()
+    }
+
+    /// Nothing of any guest is left.
+    pub(crate) fn assert_clean(&self, what: &str) {
+        assert!(
+            self.hypervisor.domains.borrow().is_empty(),
+            "{what}: a domain"
+        );
+        assert_eq!(self.hypervisor.free.get(), 1 << 18, "{what}: frames");
+        assert!(
+            self.store.nodes.is_empty(),
+            "{what}: {:?}",
+            self.store.nodes
+        );
+        assert!(self.store.introduced.is_empty(), "{what}: introduced");
+        assert_eq!(
+            self.host.files.len(),
+            3,
+            "{what}: {:?}",
+            self.host.files.keys()
+        );
+    }
+}
