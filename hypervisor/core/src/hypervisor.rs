@@ -224,6 +224,7 @@ impl<M: Machine> Hypervisor<M> {
     /// Every CPU that runs the domain drops its nested translations before its next guest instruction.
     pub fn flush_stage2(&self, d: &Domain<M>) {
         use crate::domain::vcpu::{NO_CPU, attention};
+        crate::sync::assert_none_held();
         let me = self.machine.this_cpu();
         for v in d.each_vcpu() {
             v.attention.fetch_or(attention::FLUSH, Ordering::SeqCst);
@@ -313,7 +314,8 @@ impl<M: Machine> Hypervisor<M> {
     /// Writes the guest's runstate area, if it has one.
     pub fn write_runstate(&self, d: &Domain<M>, v: &Vcpu<M>, info: &crate::sched::RunstateInfo) {
         use crate::time::runstate::{RunstateImage, RunstateLayout};
-        let area = *v.runstate_area.lock();
+        // Held while writing: whoever registers another area drops this one's frames after it.
+        let area = v.runstate_area.lock();
         if area.first.is_none() {
             return;
         }
@@ -351,7 +353,7 @@ impl<M: Machine> Hypervisor<M> {
         );
     }
 
-    /// Whether a frame is neither RAM nor the hypervisor's: device memory that belongs to dom0.
+    /// Whether a frame is no RAM: device memory, or nothing at all.
     pub fn is_device_frame(&self, mfn: xen_abi::Mfn) -> bool {
         !self.ram.iter().any(|r| r.contains(&mfn.0))
     }

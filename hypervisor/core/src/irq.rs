@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use xen_abi::{Errno, Gfn, Gpa, Gsi, Maddr, PcpuId, Vector};
+use xen_abi::{Errno, Gfn, Gpa, Gsi, Maddr, Mfn, PcpuId, Vector};
 
 use crate::domain::Domain;
 use crate::domain::vcpu::NO_CPU;
@@ -27,7 +27,7 @@ pub const FIRST_VECTOR: u8 = 0x30;
 pub const LAST_VECTOR: u8 = 0xef;
 
 /// What raises a host vector: one word per vector, read without a lock by the interrupt handler.
-/// 0: nothing; bit 63: MSI, with data in bits 0-31 and address bits 12-19 and flags in 32-51; else bit 62: GSI in the low bits.
+/// 0: nothing; bit 63: MSI, with data in bits 0-31 and address bits 0-19 in 32-51; else bit 62: GSI in the low bits, level-triggered if bit 61 is set.
 pub struct Vectors {
     sources: [AtomicU64; 256],
     used: Lock<[bool; 256]>,
@@ -37,6 +37,8 @@ pub struct Vectors {
 
 const IS_MSI: u64 = 1 << 63;
 const IS_GSI: u64 = 1 << 62;
+/// With [`IS_GSI`]: the pin is programmed as level-triggered, so it is masked until the guest ends the interrupt.
+const IS_LEVEL: u64 = 1 << 61;
 
 impl Default for Vectors {
     fn default() -> Self {
@@ -173,14 +175,22 @@ impl<M: Machine> HardwareDomain<M> {
         self.apply(hv, d, &effects);
     }
 
-    /// Traps and untraps pages.
+    /// Traps and untraps pages. dom0 may point a BAR wherever it likes: what is not a device's
+    /// page there, RAM above all, is left as it is.
     fn apply(&self, hv: &Hypervisor<M>, d: &Domain<M>, e: &Effects) {
-        for gfn in &e.trap {
+        for gfn in e.trap.iter().filter(|g| self.is_open(hv, **g)) {
             let _ = crate::hvm::memory::unmap(hv, d, *gfn);
         }
-        for gfn in &e.untrap {
+        for gfn in e.untrap.iter().filter(|g| self.is_open(hv, **g)) {
             crate::hvm::mmio::map_device(hv, d, *gfn);
         }
+    }
+
+    /// Whether a page is device memory that is not the hypervisor's own.
+    fn is_open(&self, hv: &Hypervisor<M>, gfn: Gfn) -> bool {
+        hv.is_device_frame(Mfn(gfn.0))
+            && !self.owned.iter().any(|r| r.contains(&gfn.0))
+            && !self.ecam.iter().any(|e| e.range().contains(&gfn.gpa().0))
     }
 
     /// A read at 0xcf8..=0xcff.
@@ -308,10 +318,16 @@ impl<M: Machine> PciConfig for Host<'_, M> {
 
 impl<M: Machine> DeviceMmio for Host<'_, M> {
     fn mmio_read(&self, at: Maddr, bytes: u8) -> u64 {
-        self.hv.machine.mmio_read(at, bytes)
+        if self.hw.is_open(self.hv, Gfn(at.mfn().0)) {
+            self.hv.machine.mmio_read(at, bytes)
+        } else {
+            u64::MAX
+        }
     }
     fn mmio_write(&self, at: Maddr, bytes: u8, value: u64) {
-        self.hv.machine.mmio_write(at, bytes, value);
+        if self.hw.is_open(self.hv, Gfn(at.mfn().0)) {
+            self.hv.machine.mmio_write(at, bytes, value);
+        }
     }
 }
 
@@ -381,10 +397,9 @@ impl<M: Machine> Hypervisor<M> {
             }
         } else if source & IS_GSI != 0 {
             let gsi = Gsi(source as u32);
-            if d.ioapics
-                .rte(gsi)
-                .is_some_and(|r| r.trigger() == Trigger::Level)
-            {
+            // As the pin is, not as the guest's entry says: the two may differ for a moment,
+            // and a level that nobody masks would interrupt for ever.
+            if source & IS_LEVEL != 0 {
                 self.machine.mask_gsi(gsi, true);
             }
             d.ioapics.raise_physical(gsi, &bus);
@@ -411,11 +426,12 @@ impl<M: Machine> Hypervisor<M> {
                     }
                 },
             };
-            self.vectors.sources[vector.0 as usize]
-                .store(IS_GSI | u64::from(c.gsi.0), Ordering::SeqCst);
+            let is_level = c.new.trigger() == Trigger::Level;
+            let source = IS_GSI | if is_level { IS_LEVEL } else { 0 } | u64::from(c.gsi.0);
+            self.vectors.sources[vector.0 as usize].store(source, Ordering::SeqCst);
             let pin = PinSetup {
                 vector,
-                is_level: c.new.trigger() == Trigger::Level,
+                is_level,
                 is_low: c.new.polarity() == Polarity::Low,
             };
             let cpu = c.new.message().map_or(PcpuId(0), |m| cpu_for(d, &m));
@@ -430,5 +446,20 @@ impl<M: Machine> Hypervisor<M> {
         d.ioapics.eoi(vector, &Bus { hv: self, d }, |gsi| {
             self.machine.mask_gsi(gsi, false)
         });
+    }
+}
+
+#[cfg(test)]
+impl<M: Machine> HardwareDomain<M> {
+    pub(crate) fn untrap_for_test(&self, hv: &Hypervisor<M>, d: &Domain<M>, gfns: &[Gfn]) {
+        let e = Effects {
+            trap: Vec::new(),
+            untrap: gfns.to_vec(),
+        };
+        self.apply(hv, d, &e);
+    }
+
+    pub(crate) fn device_write_for_test(&self, hv: &Hypervisor<M>, d: &Domain<M>, at: Gpa) {
+        Host { hv, d, hw: self }.mmio_write(Maddr(at.0), 4, 0);
     }
 }

@@ -106,11 +106,13 @@ pub fn run_cpu<M: Machine>(hv: &Hypervisor<M>) -> ! {
 /// One entry and exit.
 #[inline]
 fn step<M: Machine>(hv: &Hypervisor<M>, cpu: &CpuState, l: &mut Loaded<M>) -> Next {
-    if l.v.attention.load(Ordering::Acquire) != 0
+    // After `running_on` was stored: whoever saw the old value has set its bit by now.
+    if l.v.attention.load(Ordering::SeqCst) != 0
         && let Some(next) = crate::hvm::intr::attend(hv, &l.d, &l.v, &mut l.hw)
     {
         return next;
     }
+    crate::sync::assert_none_held();
     let exit = hv.machine.hvm().run(&mut l.hw);
     // Only this CPU writes it.
     cpu.exits.store(
@@ -121,6 +123,7 @@ fn step<M: Machine>(hv: &Hypervisor<M>, cpu: &CpuState, l: &mut Loaded<M>) -> Ne
 }
 
 fn idle<M: Machine>(hv: &Hypervisor<M>, cpu: &CpuState) {
+    crate::sync::assert_none_held();
     cpu.is_idle.store(true, Ordering::SeqCst);
     if cpu.work.load(Ordering::SeqCst) == 0 {
         hv.machine.idle();
@@ -236,7 +239,7 @@ fn expire_timers<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {
     program_timer(hv, me, cpu);
 }
 
-fn fire<M: Machine>(hv: &Hypervisor<M>, v: &Arc<Vcpu<M>>, t: TimerId, now: Ns) {
+pub(crate) fn fire<M: Machine>(hv: &Hypervisor<M>, v: &Arc<Vcpu<M>>, t: TimerId, now: Ns) {
     match t.kind() {
         TimerKind::Singleshot => {
             let due = v.timers.lock().singleshot.expire(now);
@@ -260,7 +263,7 @@ fn fire<M: Machine>(hv: &Hypervisor<M>, v: &Arc<Vcpu<M>>, t: TimerId, now: Ns) {
                 hv.lapic_timer(v, e.next);
             }
         }
-        TimerKind::Poll => v.unblock(hv),
+        TimerKind::Poll => v.end_poll(hv),
         // Watchdogs, platform timers: they come with unprivileged domains.
         _ => {}
     }

@@ -129,9 +129,11 @@ pub fn ns_of(tsc: u64) -> u64 {
 #[inline]
 #[must_use]
 pub fn tsc_of(ns: u64) -> u64 {
+    // A guest's deadline may be centuries away: it must not come round to the past.
+    let ticks = (u128::from(ns) * u128::from(TSC_MUL.load(Ordering::Relaxed))) >> 32;
     BOOT_TSC
         .load(Ordering::Relaxed)
-        .wrapping_add(((u128::from(ns) * u128::from(TSC_MUL.load(Ordering::Relaxed))) >> 32) as u64)
+        .saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX))
 }
 
 /// System time in ns.
@@ -201,6 +203,14 @@ pub fn unix_time(year: u64, month: u64, day: u64, h: u64, m: u64, s: u64) -> u64
 #[cfg(test)]
 mod tests {
     use super::unix_time;
+
+    #[test]
+    fn far_deadlines_stay_in_the_future() {
+        super::set_hz(2_400_000_000);
+        assert_eq!(super::tsc_of(1000), 2399);
+        assert_eq!(super::tsc_of(u64::MAX), u64::MAX);
+        assert_eq!(super::tsc_of(u64::MAX / 2), u64::MAX);
+    }
 
     #[test]
     fn civil_dates() {

@@ -49,24 +49,36 @@ impl<B: HvmBackend> X86<B> {
         self.kicks[percpu::this().id().0 as usize].fetch_add(1, Ordering::SeqCst);
     }
 
-    fn window(&self, at: Maddr) -> *mut u8 {
+    /// Where `size` bytes of a device are mapped. `None` when they are not aligned, or when there
+    /// is no room for another page: dom0 chooses the address.
+    fn window(&self, at: Maddr, size: u8) -> Option<*mut u8> {
+        if !is_access(at, size) {
+            return None;
+        }
         let page = at.0 >> 12;
         let mut w = self.windows.lock();
         let base = match w.get(&page) {
             Some(v) => *v,
+            None if w.len() >= MAX_WINDOWS => return None,
             None => {
                 let mem = DirectMap;
                 let src = self.frames.xen(&mem);
-                let Some(v) = paging::map_mmio(page << 12, 4096, &mut || src.alloc_frames(0))
-                else {
-                    panic!("no memory for a device window");
-                };
+                let v = paging::map_mmio(page << 12, 4096, &mut || src.alloc_frames(0))?;
                 w.insert(page, v);
                 v
             }
         };
-        (base + at.offset() as usize) as *mut u8
+        Some((base + at.offset() as usize) as *mut u8)
     }
+}
+
+/// Most pages of devices that are mapped for dom0's trapped accesses: extended configuration
+/// space of 64 buses, and MSI-X tables.
+const MAX_WINDOWS: usize = 16 << 10;
+
+/// Whether an access has a size that devices know and is aligned to it.
+const fn is_access(at: Maddr, size: u8) -> bool {
+    matches!(size, 1 | 2 | 4 | 8) && at.0.is_multiple_of(size as u64) && at.0 >> 52 == 0
 }
 
 impl<B: HvmBackend> FrameMem for X86<B> {
@@ -225,8 +237,10 @@ impl<B: HvmBackend> Platform for X86<B> {
         }
     }
     fn mmio_read(&self, at: Maddr, size: u8) -> u64 {
-        let p = self.window(at);
-        // SAFETY: `window` maps the page uncached; callers pass aligned addresses of devices.
+        let Some(p) = self.window(at, size) else {
+            return u64::MAX;
+        };
+        // SAFETY: `window` maps the page uncached, and the access is aligned, so within the page.
         unsafe {
             match size {
                 1 => u64::from(p.read_volatile()),
@@ -237,7 +251,9 @@ impl<B: HvmBackend> Platform for X86<B> {
         }
     }
     fn mmio_write(&self, at: Maddr, size: u8, val: u64) {
-        let p = self.window(at);
+        let Some(p) = self.window(at, size) else {
+            return;
+        };
         // SAFETY: as in `mmio_read`.
         unsafe {
             match size {
@@ -335,5 +351,20 @@ fn spin_ms(ms: u64) {
     let end = clock::now().saturating_add(ms * 1_000_000);
     while clock::now() < end {
         cpu::pause();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_device_accesses_are_refused() {
+        assert!(is_access(Maddr(0xfe00_0ffc), 4));
+        assert!(is_access(Maddr(0xfe00_0fff), 1));
+        assert!(!is_access(Maddr(0xfe00_0ffc), 8), "leaves the page");
+        assert!(!is_access(Maddr(0xfe00_0001), 2));
+        assert!(!is_access(Maddr(0xfe00_0000), 3));
+        assert!(!is_access(Maddr(1 << 60), 4));
     }
 }

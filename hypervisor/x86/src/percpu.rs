@@ -69,6 +69,16 @@ pub fn this() -> &'static PerCpu {
     unsafe { &*p }
 }
 
+/// Index of this CPU for the check of lock order; out of range before [`init`].
+#[must_use]
+pub fn lock_index() -> usize {
+    if is_up() {
+        this().id().0 as usize
+    } else {
+        usize::MAX
+    }
+}
+
 /// Whether [`init`] ran on this CPU.
 #[must_use]
 pub fn is_up() -> bool {

@@ -156,16 +156,13 @@ impl<M: Machine> Vcpu<M> {
     #[inline]
     pub fn notify(&self, hv: &Hypervisor<M>, bits: u32) {
         let old = self.attention.fetch_or(bits, Ordering::SeqCst);
-        let stopped = self.not_runnable.load(Ordering::SeqCst);
-        if stopped != 0 {
-            if stopped & stop::DOWN == 0 || bits & attention::INIT != 0 {
-                self.unblock(hv);
-            }
-            return;
+        if bits & attention::WAKE != 0 && self.not_runnable.load(Ordering::SeqCst) != 0 {
+            self.unblock(hv);
         }
         if old & bits == bits {
             return;
         }
+        // One that has just been stopped may still execute.
         let cpu = self.running_on.load(Ordering::SeqCst);
         if cpu != NO_CPU && cpu != hv.machine.this_cpu().0 {
             hv.machine.kick(PcpuId(cpu));
@@ -178,6 +175,14 @@ impl<M: Machine> Vcpu<M> {
             .not_runnable
             .fetch_and(!(stop::BLOCKED | stop::POLL), Ordering::SeqCst);
         if old & (stop::BLOCKED | stop::POLL) != 0 && self.is_runnable() {
+            hv.wake(self.unit);
+        }
+    }
+
+    /// The time of SCHEDOP_poll is over. A vCPU that waits for something else by now goes on waiting.
+    pub fn end_poll(&self, hv: &Hypervisor<M>) {
+        let old = self.not_runnable.fetch_and(!stop::POLL, Ordering::SeqCst);
+        if old & stop::POLL != 0 && self.is_runnable() {
             hv.wake(self.unit);
         }
     }

@@ -116,6 +116,7 @@ fn hypercall<M: Machine>(
         }
         Flow::Again => {
             // The instruction runs again; interrupts and other work come first.
+            crate::sync::assert_none_held();
             hv.machine.irq_window();
             Next::Resume
         }

@@ -83,7 +83,7 @@ fn careful<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &HwVcpu<M>, i: Ins
         base.wrapping_add(rip) & 0xffff_ffff
     };
     let mut bytes = [0u8; 15];
-    let n = super::memory::fetch(hv, d, hw, at, &mut bytes)?;
+    let n = super::memory::fetch(hv, d, hw, at, &mut bytes).ok()?;
     Some(rip.wrapping_add(length(i, bytes.get(..n)?, is_long)?))
 }
 

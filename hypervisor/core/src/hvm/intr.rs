@@ -9,7 +9,7 @@ use super::backend::{Event, HvmBackend, Reg, Seg, Segment};
 use super::exit::Next;
 use super::vlapic::Vlapic;
 use super::vlapic::message::{ApicBus, Signal};
-use crate::domain::vcpu::attention;
+use crate::domain::vcpu::{attention, stop};
 use crate::domain::{Domain, HwVcpu, Vcpu};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
@@ -94,20 +94,29 @@ fn interrupts<M: Machine>(
     }
 }
 
+/// Bits of [`Vcpu::sipi`]: the page of a start-up IPI in the low byte, and what was sent.
+const SIPI_SENT: u32 = 0x100;
+const INIT_SENT: u32 = 0x200;
+
 /// INIT or SIPI. `Some` when the vCPU now waits.
 fn start_up<M: Machine>(hv: &Hypervisor<M>, v: &Vcpu<M>, hw: &mut HwVcpu<M>) -> Option<Next> {
     let hvm = hv.machine.hvm();
+    if v.sipi.load(Ordering::SeqCst) & INIT_SENT != 0 {
+        // Down before INIT is taken: a start-up IPI finds the one or the other.
+        v.down();
+    }
     let s = v.sipi.swap(0, Ordering::SeqCst);
-    if s & 0x200 != 0 {
-        // INIT alone: reset and wait.
+    if s & INIT_SENT != 0 {
         reset_state(hvm, hw);
         v.lapic.init();
-        if s & 0x100 == 0 {
-            v.down();
+        v.attention.fetch_and(!attention::NMI, Ordering::SeqCst);
+        if s & SIPI_SENT == 0 {
+            // INIT alone: wait.
             return Some(Next::Stop);
         }
+        v.not_runnable.fetch_and(!stop::DOWN, Ordering::SeqCst);
     }
-    if s & 0x100 != 0 {
+    if s & SIPI_SENT != 0 {
         reset_state(hvm, hw);
         let page = s & 0xff;
         let mut cs = hvm.segment(hw, Seg::Cs);
@@ -188,14 +197,21 @@ impl<M: Machine> ApicBus for Bus<'_, M> {
             Signal::Init => {
                 // A vCPU that is down waits for a start-up IPI already.
                 if !v.is_down() {
-                    v.sipi.store(0x200, Ordering::SeqCst);
+                    v.sipi.store(INIT_SENT, Ordering::SeqCst);
                     v.notify(self.hv, attention::INIT);
                 }
             }
             Signal::Startup { page } => {
-                if v.is_down() {
+                let sipi = SIPI_SENT | u32::from(page);
+                // Behind an INIT that the vCPU has not looked at yet.
+                let joined = v
+                    .sipi
+                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
+                        (s & INIT_SENT != 0 && s & SIPI_SENT == 0).then_some(s | sipi)
+                    });
+                if joined.is_err() && v.is_down() {
                     v.is_initialised.store(true, Ordering::SeqCst);
-                    v.sipi.store(0x100 | u32::from(page), Ordering::SeqCst);
+                    v.sipi.store(sipi, Ordering::SeqCst);
                     v.attention.fetch_or(attention::INIT, Ordering::SeqCst);
                     v.up(self.hv);
                 }

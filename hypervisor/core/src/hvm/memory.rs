@@ -142,9 +142,8 @@ pub(crate) fn fetch<M: Machine>(
     hw: &HwVcpu<M>,
     at: u64,
     to: &mut [u8],
-) -> Option<usize> {
-    let l = linear(hv, d, hw, cpl(hv, hw));
-    l.fetch(Gla(at), to).ok()
+) -> Result<usize, crate::guest::Fault> {
+    linear(hv, d, hw, cpl(hv, hw)).fetch(Gla(at), to)
 }
 
 /// Translates a linear address for a data access of the guest itself.

@@ -156,10 +156,14 @@ fn emulate<M: Machine>(
     } else {
         cs.base.wrapping_add(rip) & 0xffff_ffff
     };
-    let Some(n) = memory::fetch(hv, d, cpu.hw, at, &mut bytes) else {
-        // The fetch itself faults: let the guest's own CPU find out.
-        hvm.inject(cpu.hw, UD);
-        return Next::Resume;
+    let n = match memory::fetch(hv, d, cpu.hw, at, &mut bytes) {
+        Ok(n) => n,
+        // Another vCPU unmapped the code meanwhile: the guest's own CPU finds out.
+        Err(Fault::Page { .. }) => return Next::Resume,
+        Err(_) => {
+            hvm.inject(cpu.hw, UD);
+            return Next::Resume;
+        }
     };
     match x86_emul::emulate(&mut cpu, &bytes[..n]) {
         Ok(o) if o.complete => hvm.retire(hw, rip.wrapping_add(u64::from(o.len))),

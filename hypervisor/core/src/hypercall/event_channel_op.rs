@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use xen_abi::event_channel::*;
 use xen_abi::{DomId, Errno, Gfn, Mfn};
 
-use super::{Ctx, OK, OpResult, ops};
+use super::{Ctx, Flow, OK, OpResult, ops};
 use crate::access::{Granted, Hook, Target};
 use crate::domain::Domain;
 use crate::evtchn::{Delivery, EvtchnTable, Peers, PortStatus, Progress, Sent};
@@ -27,7 +27,11 @@ ops! { "event_channel_op":
     EVTCHNOP_init_control = Hook => init_control;
     EVTCHNOP_expand_array = Hook => expand_array;
     EVTCHNOP_set_priority = Hook => set_priority;
+    EVTCHNOP_reset_cont = Target => reset_cont;
 }
+
+/// The rest of an EVTCHNOP_reset (Xen's own number for it, in no header of guests).
+const EVTCHNOP_reset_cont: u32 = 14;
 
 /// Finds the tables of other domains.
 struct All<'a, M: Machine>(&'a Hypervisor<M>);
@@ -153,22 +157,37 @@ fn unmask<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpRe
     OK
 }
 
+/// Ports looked at before the hypercall is executed again.
+const RESET_BATCH: u32 = 256;
+
 fn reset<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -> OpResult {
+    reset_some(c, &g, a, false)
+}
+
+fn reset_cont<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -> OpResult {
+    reset_some(c, &g, a, true)
+}
+
+fn reset_some<M: Machine>(
+    c: &mut Ctx<'_, M>,
+    g: &Granted<Target>,
+    a: [u64; 3],
+    resuming: bool,
+) -> OpResult {
     let b: EvtchnReset = c.read(a[0])?;
     let rd = c.domain(b.dom)?;
     let d = g.on(c.d, &rd)?;
-    // A bounded number of ports exists; the work between two looks at the clock is small enough to finish here.
-    let mut resuming = false;
-    loop {
-        match d
-            .evtchn
-            .reset(&c.hv.machine, resuming, 256, &All(c.hv), |_| {})?
-        {
-            Progress::Done(frames) => {
-                frames.for_each(|mfn| c.hv.mm.put(mfn));
-                return OK;
-            }
-            Progress::Again => resuming = true,
+    let progress = d
+        .evtchn
+        .reset(&c.hv.machine, resuming, RESET_BATCH, &All(c.hv), |_| {})?;
+    match progress {
+        Progress::Done(frames) => {
+            frames.for_each(|mfn| c.hv.mm.put(mfn));
+            OK
+        }
+        Progress::Again => {
+            c.args[0] = u64::from(EVTCHNOP_reset_cont);
+            Ok(Flow::Again)
         }
     }
 }

@@ -40,6 +40,9 @@ mod vcpu_op;
 mod version;
 mod vm_assist;
 
+#[cfg(test)]
+mod tests;
+
 /// A hypercall on its way: who asks, and the CPU that asks.
 pub struct Ctx<'a, M: Machine> {
     /// The hypervisor.

@@ -24,6 +24,7 @@ pub(super) struct Platform {
 /// Brings up the boot CPU and the machine's clocks and interrupt controllers.
 pub(super) fn init(found: Firmware, map: &Ranges) -> Platform {
     cpu_up(0);
+    radon_core::sync::set_cpu_index(percpu::lock_index);
     traps::set_handlers(traps::Handlers {
         irq: running::dispatch_irq,
         fatal: fatal::trap,
