@@ -4,43 +4,15 @@
 //! `rsp_prod`) are kept here and only published; those of the domain are read once, and
 //! believed only when they make sense.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use xen_abi::xs_wire::{
     XENSTORE_CONNECTED, XENSTORE_ERROR_COMM, XENSTORE_RING_SIZE, XENSTORE_SERVER_FEATURE_ERROR,
     XenstoreDomainInterface,
 };
-use xencall::SharedPages;
+use xencall::Page;
 
 use crate::state::RingStart;
-
-/// The page, or a stand-in for it in tests.
-pub trait Page {
-    /// The word at `offset`, a multiple of four within the page.
-    fn word(&self, offset: usize) -> &AtomicU32;
-    /// Copies out.
-    fn read(&self, offset: usize, to: &mut [u8]);
-    /// Copies in.
-    fn write(&self, offset: usize, from: &[u8]);
-}
-
-static NOWHERE: AtomicU32 = AtomicU32::new(0);
-
-impl Page for SharedPages {
-    fn word(&self, offset: usize) -> &AtomicU32 {
-        // Offsets are those of the fields, so it is there.
-        Self::word(self, offset).unwrap_or(&NOWHERE)
-    }
-    fn read(&self, offset: usize, to: &mut [u8]) {
-        if Self::read(self, offset, to).is_err() {
-            to.fill(0);
-        }
-    }
-    fn write(&self, offset: usize, from: &[u8]) {
-        // As above.
-        let _ = Self::write(self, offset, from);
-    }
-}
 
 const SIZE: u32 = XENSTORE_RING_SIZE;
 
@@ -166,6 +138,7 @@ impl<P: Page> Ring<P> {
 pub(crate) mod tests {
     use super::*;
     use std::cell::RefCell;
+    use std::sync::atomic::AtomicU32;
 
     /// A page in ordinary memory.
     pub(crate) struct FakePage {

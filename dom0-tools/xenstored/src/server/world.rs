@@ -5,41 +5,11 @@ use std::collections::BTreeMap;
 use xen_abi::grant_table::GNTTAB_RESERVED_XENSTORE;
 use xen_abi::xen::VIRQ_DOM_EXC;
 use xen_abi::{DomId, EvtchnPort, Gfn, GrantRef, Virq};
-use xencall::{Evtchn, Gntdev, GrantedPages, SharedPages, Xen, XenbusBackend};
+use xencall::{Evtchn, Gntdev, RingPage, Xen, XenbusBackend};
 use xenstore::StoreError;
 
-use crate::ring::{Page, Ring};
+use crate::ring::Ring;
 use crate::state::{Host, Input, RingStart, State};
-
-/// How a ring's page is mapped.
-#[derive(Debug)]
-pub enum RingPage {
-    /// By grant: the domain can be destroyed although it is mapped.
-    Granted(GrantedPages),
-    /// By frame number, or dom0's own.
-    Mapped(SharedPages),
-}
-
-impl Page for RingPage {
-    fn word(&self, offset: usize) -> &std::sync::atomic::AtomicU32 {
-        match self {
-            Self::Granted(pages) => Page::word(&**pages, offset),
-            Self::Mapped(pages) => Page::word(pages, offset),
-        }
-    }
-    fn read(&self, offset: usize, to: &mut [u8]) {
-        match self {
-            Self::Granted(pages) => Page::read(&**pages, offset, to),
-            Self::Mapped(pages) => Page::read(pages, offset, to),
-        }
-    }
-    fn write(&self, offset: usize, from: &[u8]) {
-        match self {
-            Self::Granted(pages) => Page::write(&**pages, offset, from),
-            Self::Mapped(pages) => Page::write(pages, offset, from),
-        }
-    }
-}
 
 /// A connected ring.
 #[derive(Debug)]
@@ -172,16 +142,7 @@ impl World {
             return XenbusBackend::open()?.page().map(RingPage::Mapped);
         }
         let gref = GrantRef(GNTTAB_RESERVED_XENSTORE);
-        let granted = self.gntdev.as_ref().map(|dev| dev.map(domain, &[gref]));
-        if let Some(Ok(pages)) = granted {
-            return Ok(RingPage::Granted(pages));
-        }
-        let xen = self.xen.as_ref().ok_or(xencall::Error::new(
-            "/dev/xen/privcmd: open",
-            Some(domain),
-            xencall::Errno::NODEV,
-        ))?;
-        xen.map_foreign(domain, &[gfn]).map(RingPage::Mapped)
+        RingPage::map(self.xen.as_ref(), self.gntdev.as_ref(), domain, gref, gfn)
     }
 }
 

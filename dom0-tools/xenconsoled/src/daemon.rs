@@ -1,0 +1,354 @@
+//! The loop over rings, ptys, log files and xenstore.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use xen_abi::grant_table::GNTTAB_RESERVED_CONSOLE;
+use xen_abi::{DomId, EvtchnPort, Gfn, GrantRef};
+use xencall::{Evtchn, Gntdev, RingPage, Xen};
+use xenstore::path::of_domain;
+use xenstore::{Client, Store as _};
+
+use crate::budget::Budget;
+use crate::logfile::{LogFile, file_name};
+use crate::ring::Ring;
+
+/// What nobody reads from a pty is kept this far.
+const BACKLOG: usize = 64 << 10;
+const TOKEN: &str = "xenconsoled";
+
+/// Where logs go, and when they rotate.
+#[derive(Clone, Debug)]
+pub struct Logs {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Bytes of a file.
+    pub max: u64,
+}
+
+/// A guest's console.
+struct Console {
+    ring: Ring<RingPage>,
+    /// What xenstore said when it was connected.
+    place: (u64, u32),
+    port: EvtchnPort,
+    master: File,
+    /// Held open, so that the pty does not hang up between its users.
+    _slave: OwnedFd,
+    log: Option<LogFile>,
+    budget: Budget,
+    /// Not yet written to the pty.
+    backlog: VecDeque<u8>,
+    /// The event channel is masked until the budget has recovered.
+    is_throttled: bool,
+}
+
+/// A pty: its master, its slave, the slave's name.
+fn new_pty() -> io::Result<(File, OwnedFd, String)> {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let name = ptsname(&master, Vec::new())?;
+    let name = name.into_string().map_err(io::Error::other)?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let slave = open(name.as_str(), flags, Mode::empty())?;
+    // The guest echoes and edits; the pty only carries.
+    let mut attributes = tcgetattr(&slave)?;
+    attributes.make_raw();
+    tcsetattr(&slave, OptionalActions::Now, &attributes)?;
+    fcntl_setfl(&master, OFlags::NONBLOCK)?;
+    Ok((File::from(master), slave, name))
+}
+
+impl Console {
+    /// Moves what the guest has printed. True when there was something.
+    fn take(&mut self, name: DomId) -> bool {
+        let bytes = self.ring.take();
+        self.budget.spend(bytes.len() as u64, Instant::now());
+        if let Some(log) = &mut self.log
+            && let Err(error) = log.write(&bytes)
+        {
+            eprintln!(
+                "xenconsoled: log of domain {}: {error}; no more of it",
+                name.0
+            );
+            self.log = None;
+        }
+        self.backlog.extend(&bytes);
+        let excess = self.backlog.len().saturating_sub(BACKLOG);
+        self.backlog.drain(..excess);
+        self.flush();
+        !bytes.is_empty()
+    }
+
+    /// Writes to the pty what it takes.
+    fn flush(&mut self) {
+        while !self.backlog.is_empty() {
+            let (front, _) = self.backlog.as_slices();
+            match self.master.write(front) {
+                Ok(count) if count > 0 => drop(self.backlog.drain(..count)),
+                // Nobody reads: later, or dropped.
+                _ => break,
+            }
+        }
+    }
+
+    /// Moves what was typed. True when there was something.
+    fn give(&mut self) -> bool {
+        let mut bytes = [0; 1024];
+        let room = self.ring.room().min(bytes.len());
+        let Some(bytes) = bytes.get_mut(..room) else {
+            return false;
+        };
+        match self.master.read(bytes) {
+            Ok(count) => self.ring.give(bytes.get(..count).unwrap_or_default()) > 0,
+            Err(_) => false,
+        }
+    }
+}
+
+/// The daemon.
+pub struct Daemon {
+    xen: Xen,
+    evtchn: Evtchn,
+    gntdev: Option<Gntdev>,
+    store: Client,
+    logs: Option<Logs>,
+    consoles: BTreeMap<DomId, Console>,
+}
+
+fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::other(error)
+}
+
+impl Daemon {
+    /// Connects to hypervisor and xenstore.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub fn start(logs: Option<Logs>) -> io::Result<Self> {
+        let mut store = Client::open().map_err(other)?;
+        for path in ["@introduceDomain", "@releaseDomain"] {
+            store.watch(path, TOKEN).map_err(other)?;
+        }
+        Ok(Self {
+            xen: Xen::open().map_err(other)?,
+            evtchn: Evtchn::open().map_err(other)?,
+            gntdev: Gntdev::open().ok(),
+            store,
+            logs,
+            consoles: BTreeMap::new(),
+        })
+    }
+
+    /// Serves for ever.
+    ///
+    /// # Errors
+    /// When xenstore is gone: its successor wants new watches, so this starts anew as well.
+    pub fn run(&mut self) -> io::Result<()> {
+        loop {
+            let mut is_changed = false;
+            while self
+                .store
+                .next_event(Some(Duration::ZERO))
+                .map_err(other)?
+                .is_some()
+            {
+                is_changed = true;
+            }
+            if is_changed {
+                self.look_for_domains()?;
+            }
+            self.turn()?;
+        }
+    }
+
+    /// Connects to guests that have a console, lets go of those that are gone.
+    fn look_for_domains(&mut self) -> io::Result<()> {
+        let domains = self.xen.domains().map_err(other)?;
+        let alive: Vec<DomId> = domains
+            .iter()
+            .filter(|info| !info.is_dying() && info.domain() != DomId(0))
+            .map(xencall::DomainInfo::domain)
+            .collect();
+        let known: Vec<DomId> = self.consoles.keys().copied().collect();
+        for domain in known {
+            if !alive.contains(&domain) {
+                self.disconnect(domain);
+            }
+        }
+        for domain in alive {
+            if let Err(error) = self.connect(domain) {
+                eprintln!("xenconsoled: console of domain {}: {error}", domain.0);
+            }
+        }
+        Ok(())
+    }
+
+    fn disconnect(&mut self, domain: DomId) {
+        if let Some(mut console) = self.consoles.remove(&domain) {
+            console.take(domain);
+            // It fails only for a port that is not ours.
+            let _ = self.evtchn.unbind(console.port);
+            let path = format!("{}/console", of_domain(domain));
+            // There may be no such watch.
+            let _ = self.store.unwatch(&path, TOKEN);
+        }
+    }
+
+    fn number<T: std::str::FromStr>(&mut self, path: &str) -> io::Result<Option<T>> {
+        let text = self.store.try_read(path).map_err(other)?;
+        Ok(text.and_then(|text| text.trim().parse().ok()))
+    }
+
+    fn connect(&mut self, domain: DomId) -> io::Result<()> {
+        let base = format!("{}/console", of_domain(domain));
+        let kind = self
+            .store
+            .try_read(&format!("{base}/type"))
+            .map_err(other)?;
+        if kind.is_some_and(|kind| kind != "xenconsoled") {
+            // A device model serves it.
+            return Ok(());
+        }
+        let gfn: Option<u64> = self.number(&format!("{base}/ring-ref"))?;
+        let port: Option<u32> = self.number(&format!("{base}/port"))?;
+        let (Some(gfn), Some(port)) = (gfn, port) else {
+            return Ok(());
+        };
+        if self
+            .consoles
+            .get(&domain)
+            .is_some_and(|c| c.place == (gfn, port))
+        {
+            return Ok(());
+        }
+        self.disconnect(domain);
+        let gref = GrantRef(GNTTAB_RESERVED_CONSOLE);
+        let (xen, gntdev) = (Some(&self.xen), self.gntdev.as_ref());
+        let page = RingPage::map(xen, gntdev, domain, gref, Gfn(gfn)).map_err(other)?;
+        let local = self
+            .evtchn
+            .bind_interdomain(domain, EvtchnPort(port))
+            .map_err(other)?;
+        let (master, slave, tty) = new_pty()?;
+        let console = Console {
+            ring: Ring::new(page),
+            place: (gfn, port),
+            port: local,
+            master,
+            _slave: slave,
+            log: self.log(domain),
+            budget: Budget::new(Instant::now()),
+            backlog: VecDeque::new(),
+            is_throttled: false,
+        };
+        self.consoles.insert(domain, console);
+        self.store
+            .write_string(&format!("{base}/tty"), &tty)
+            .map_err(other)?;
+        self.serve(domain);
+        Ok(())
+    }
+
+    fn log(&mut self, domain: DomId) -> Option<LogFile> {
+        let logs = self.logs.clone()?;
+        let name = self.store.try_read(&format!("{}/name", of_domain(domain)));
+        let name = name.ok().flatten().unwrap_or_else(|| domain.0.to_string());
+        let path = logs.dir.join(file_name(&name));
+        LogFile::open(&path, logs.max)
+            .map_err(|error| eprintln!("xenconsoled: {}: {error}", path.display()))
+            .ok()
+    }
+
+    /// Takes output of a guest, within its budget.
+    fn serve(&mut self, domain: DomId) {
+        let Some(console) = self.consoles.get_mut(&domain) else {
+            return;
+        };
+        console.budget.spend(0, Instant::now());
+        if console.budget.wait().is_some() {
+            console.is_throttled = true;
+            return;
+        }
+        let is_news = console.take(domain);
+        let port = console.port;
+        let again = self.evtchn.unmask(port);
+        let notified = if is_news {
+            self.evtchn.notify(port)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = again.and(notified) {
+            eprintln!("xenconsoled: console of domain {}: {error}", domain.0);
+        }
+        if let Some(console) = self.consoles.get_mut(&domain) {
+            console.is_throttled = false;
+        }
+    }
+
+    /// Waits until something is ready, and handles it.
+    fn turn(&mut self) -> io::Result<()> {
+        let mut timeout: Option<Duration> = None;
+        let mut domains = Vec::new();
+        let mut fds = vec![
+            PollFd::new(&self.store, PollFlags::IN),
+            PollFd::new(&self.evtchn, PollFlags::IN),
+        ];
+        for (domain, console) in &self.consoles {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, console.ring.room() > 0);
+            flags.set(PollFlags::OUT, !console.backlog.is_empty());
+            fds.push(PollFd::new(&console.master, flags));
+            domains.push(*domain);
+            if console.is_throttled {
+                let wait = console.budget.wait().unwrap_or_default();
+                timeout = Some(timeout.map_or(wait, |timeout| timeout.min(wait)));
+            }
+        }
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let has_events = fds.get(1).is_some_and(is_ready);
+        let ptys: Vec<DomId> = domains
+            .into_iter()
+            .zip(fds.iter().skip(2))
+            .filter(|(_, fd)| is_ready(fd))
+            .map(|(domain, _)| domain)
+            .collect();
+        drop(fds);
+        for domain in ptys {
+            if let Some(console) = self.consoles.get_mut(&domain) {
+                console.flush();
+                if console.give() {
+                    // It fails when the guest has closed its end.
+                    let _ = self.evtchn.notify(console.port);
+                }
+            }
+        }
+        let mut ready = Vec::new();
+        if has_events {
+            let mut ports = [EvtchnPort(0); 128];
+            let fired = self.evtchn.pending(&mut ports).map_err(other)?;
+            let is_fired = |(_, console): &(&DomId, &Console)| fired.contains(&console.port);
+            ready.extend(self.consoles.iter().filter(is_fired).map(|(d, _)| *d));
+        }
+        let throttled = self.consoles.iter().filter(|(_, c)| c.is_throttled);
+        ready.extend(throttled.map(|(domain, _)| *domain));
+        for domain in ready {
+            self.serve(domain);
+        }
+        Ok(())
+    }
+}
