@@ -9,7 +9,7 @@ use crate::cpio::Archive;
 use crate::kernel::Kernel;
 
 /// The programs, in /usr/sbin.
-pub const PROGRAMS: &[&str] = &["xenstored", "xl"];
+pub const PROGRAMS: &[&str] = &["xenconsoled", "xenstored", "xl"];
 
 /// A guest of a kernel and a busybox: up in seconds.
 const TINY: &str = r#"# The smallest guest: a kernel and a busybox. 'xl create -c tiny.cfg'; ^] leaves its console.
