@@ -3,7 +3,9 @@
 mod boots;
 mod command;
 mod cpu_models;
+mod debug_keys;
 mod devices;
+mod faults;
 mod hostile;
 mod refusals;
 mod time;
@@ -134,6 +136,21 @@ pub(crate) const GROUPS: &[Group] = &[
         "hostile-bochs",
         "VMX: dom0 misbehaves, the hypervisor stays",
         hostile::vmx,
+    ),
+    short(
+        "debug-keys",
+        "SVM: three Ctrl-A, every debug key, and back to dom0",
+        debug_keys::svm,
+    ),
+    short(
+        "faults",
+        "SVM: page fault, stack overflow, assertion and hangs of the hypervisor itself",
+        faults::svm,
+    ),
+    long(
+        "faults-bochs",
+        "VMX: stack overflow and hang of the hypervisor itself",
+        faults::vmx,
     ),
     short(
         "refusals",
