@@ -5,7 +5,7 @@
 //! registers into the mailbox and says that it did.  The handler takes no lock.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use spin::Once;
 use xen_abi::PcpuId;
@@ -57,7 +57,8 @@ impl Default for Mailbox {
     }
 }
 
-static STOP: AtomicBool = AtomicBool::new(false);
+/// CPU that stops the others, plus one.
+static STOPPER: AtomicU32 = AtomicU32::new(0);
 static STOPPED: AtomicU32 = AtomicU32::new(0);
 
 /// What an NMI turned out to be.
@@ -75,10 +76,15 @@ pub enum Cause {
 pub fn take(f: &TrapFrame) -> Cause {
     let mailbox = &percpu::this().nmi;
     let orders = mailbox.orders.swap(0, Ordering::SeqCst);
-    if STOP.load(Ordering::SeqCst) {
-        mailbox.answer(f);
-        STOPPED.fetch_add(1, Ordering::SeqCst);
-        cpu::stop();
+    match STOPPER.load(Ordering::SeqCst) {
+        0 => {}
+        // The watchdog's timer goes on while this CPU writes its last report.
+        stopper if stopper == percpu::this().id().0 + 1 => return Cause::Done,
+        _ => {
+            mailbox.answer(f);
+            STOPPED.fetch_add(1, Ordering::SeqCst);
+            cpu::stop();
+        }
     }
     if orders & SNAPSHOT != 0 {
         mailbox.answer(f);
@@ -119,7 +125,9 @@ fn wait(done: impl Fn() -> bool) -> bool {
 
 /// Stops all other CPUs (panic, reboot); how many of them did, and how many there are.
 pub fn stop_others() -> (u32, u32) {
-    STOP.store(true, Ordering::SeqCst);
+    let me = percpu::this().id().0 + 1;
+    // Of two that die at once, the first stops the second.
+    let _ = STOPPER.compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst);
     let mut count = 0;
     for p in others() {
         apic::send_nmi(p.apic_id());
