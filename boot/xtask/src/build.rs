@@ -30,6 +30,9 @@ fn linux_programs(layout: &Layout, packages: &[&str]) -> Result<()> {
         command.args(["--package", package]);
     }
     command.env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    // They wait for others most of the time: not worth the minutes.
+    command.env("CARGO_PROFILE_RELEASE_LTO", "off");
+    command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     step::run(&mut command)
 }
 
@@ -91,6 +94,7 @@ pub(crate) fn system_tests(layout: &Layout, arguments: &[String]) -> Result<()> 
     let needs_image = !arguments.iter().any(|a| a == "--native" || a == "--list");
     if needs_image {
         image(layout)?;
+        tools(layout)?;
     }
     agent(layout)?;
     let mut command = cargo(layout);
