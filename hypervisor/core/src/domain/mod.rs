@@ -9,16 +9,20 @@ use spin::Once;
 use xen_abi::hvm_params::HVM_NR_PARAMS;
 use xen_abi::{DomId, Errno, Maddr, Mfn, VcpuId};
 
-use crate::cpu_policy::CpuPolicy;
 use crate::evtchn::EvtchnTable;
+use crate::grant::GrantTable;
 use crate::hvm::backend::HvmBackend;
 use crate::hvm::vioapic::Vioapics;
 use crate::machine::Machine;
 use crate::p2m::P2m;
+use crate::sched::GroupId;
 use crate::sync::{Lock, Rank, RwLock};
 
+pub(crate) mod physmap;
+mod policy;
 pub mod vcpu;
 
+pub use policy::DomainPolicy;
 pub use vcpu::{HwVcpu, Vcpu};
 
 /// Per-domain hardware state of this machine.
@@ -45,7 +49,7 @@ pub struct Domain<M: Machine> {
     /// Event channels.
     pub evtchn: EvtchnTable,
     /// What its CPUs look like.
-    pub policy: CpuPolicy,
+    pub policy: DomainPolicy,
     /// Virtual IO-APICs.
     pub ioapics: Vioapics,
     /// The `shared_info` frame.
@@ -56,16 +60,22 @@ pub struct Domain<M: Machine> {
     pub callback_vector: AtomicU32,
     /// VMASST_TYPE_* that are on.
     pub vm_assist: AtomicU64,
-    /// Most pages that it may own.
-    pub max_pages: AtomicU64,
     /// SHUTDOWN_* when it is shut down, else [`RUNNING`].
     pub shutdown: AtomicU32,
     /// It is being destroyed.
     pub is_dying: AtomicBool,
     /// Memory map that XENMEM_memory_map returns: (start, bytes, type).
     pub memory_map: Lock<alloc::vec::Vec<(u64, u64, u32)>>,
-    /// Frames of the grant table that the guest has mapped so far.
-    pub grant_frames: Lock<alloc::vec::Vec<Mfn>>,
+    /// Grants: what it lends, and what it maps of others.
+    pub grant: GrantTable,
+    /// Its vCPUs in the scheduler.
+    pub group: GroupId,
+    /// It runs the xenstore daemon.
+    pub is_xenstore: bool,
+    /// Pauses of the whole domain, nested; each counts in [`Vcpu::pause_count`] of every vCPU.
+    pub pauses: AtomicU32,
+    /// Those of them that are the toolstack's.
+    pub controller_pauses: AtomicU32,
     /// Code of SCHEDOP_shutdown_code.
     pub shutdown_code: AtomicU32,
     /// `xen_domain_handle_t`.

@@ -102,11 +102,15 @@ impl<M: FrameMem, S: FrameSource, F: EntryFormat> Borrower for P2mBorrower<'_, M
         } else {
             P2mType::GrantRw
         };
-        // Only where nothing is: RAM in the way would be lost to its owner.
-        let mapped =
-            self.p2m
-                .map_range(self.mem, self.src, gfn_at(host_addr)?, 1, Leaf::new(mfn, t));
-        self.note(mapped.map_err(|_| Status::GENERAL_ERROR)?);
+        // Only where nothing is, or what a hole of dom0's reads as: RAM in the way would be lost to
+        // its owner, and the reference of another mapping, too.
+        let free = |there: Option<P2mType>| there.is_none_or(P2mType::is_mmio_direct);
+        let gfn = gfn_at(host_addr)?;
+        let mapped = self
+            .p2m
+            .replace(self.mem, self.src, gfn, Leaf::new(mfn, t), free);
+        let (_, flush) = mapped.map_err(|_| Status::GENERAL_ERROR)?;
+        self.note(flush);
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! Guest memory as exits and hypercalls reach it, and the changes of a domain's memory.
+//! Guest memory as exits and hypercalls reach it.
 
 use xen_abi::{Errno, Gfn, Gla, Gpa, Maddr, Mfn};
 
@@ -8,8 +8,6 @@ use crate::domain::{Domain, HwVcpu};
 use crate::guest::{Access, GuestMem, GuestSpace, Linear, Paging, PagingRegs, quick};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
-use crate::mm::AllocArgs;
-use crate::p2m::{Leaf, P2mType};
 
 type Stage2<M> = <<M as Machine>::Hvm as HvmBackend>::Stage2;
 
@@ -225,105 +223,4 @@ pub(crate) fn write_area<M: Machine>(hv: &Hypervisor<M>, area: &Area, offset: us
         let at = (offset + split - area.first_len as usize) as u64;
         hv.machine.copy_to(Maddr(second.0 + at), b);
     }
-}
-
-/// What was mapped at a gfn is gone: flush, then drop what the mapping held.
-fn finish<M: Machine>(
-    hv: &Hypervisor<M>,
-    d: &Domain<M>,
-    old: Option<crate::p2m::Old>,
-    flush: crate::p2m::Flush,
-) {
-    if flush.is_needed() {
-        hv.flush_stage2(d);
-    }
-    d.p2m.flushed(&hv.machine, &hv.mm.xen(&hv.machine), flush);
-    if let Some(old) = old
-        && old.t.is_ram()
-        && !d.is_direct_mapped
-    {
-        let _ = hv.mm.put_alloc(old.mfn, d.id);
-    }
-}
-
-/// Maps a frame of the hypervisor's (shared info, grant table) at `gfn`; RAM that was there goes back to the heap.
-/// A direct-mapped domain keeps the frame reserved, so that the gfn can get it back.
-///
-/// # Errors
-/// `ENOMEM`, `EINVAL`.
-pub(crate) fn map_xen_frame<M: Machine>(
-    hv: &Hypervisor<M>,
-    d: &Domain<M>,
-    gfn: Gfn,
-    mfn: Mfn,
-) -> Result<(), Errno> {
-    // A frame has one place: leave the old one.
-    if let Some(was) = hv.m2p.get(mfn).filter(|g| *g != gfn)
-        && d.p2m.lookup(&hv.machine, was).is_some_and(|m| m.mfn == mfn)
-    {
-        unmap(hv, d, was)?;
-    }
-    let src = hv.mm.xen(&hv.machine);
-    let (old, flush) = d
-        .p2m
-        .set_entry(&hv.machine, &src, gfn, Leaf::new(mfn, P2mType::RamRw))?;
-    hv.m2p.set(mfn, gfn, 1);
-    finish(hv, d, old, flush);
-    Ok(())
-}
-
-/// Makes `gfn` a hole.
-///
-/// # Errors
-/// `ENOENT` when it is one.
-pub(crate) fn unmap<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> Result<(), Errno> {
-    let src = hv.mm.xen(&hv.machine);
-    let (old, flush) = d.p2m.unmap(&hv.machine, &src, gfn)?;
-    let missing = old.is_none();
-    finish(hv, d, old, flush);
-    if missing { Err(Errno::ENOENT) } else { Ok(()) }
-}
-
-/// Ballooning out: the frame leaves the guest. A direct-mapped domain keeps it reserved.
-///
-/// # Errors
-/// `ENOENT` when no RAM is there.
-pub(crate) fn balloon_out<M: Machine>(
-    hv: &Hypervisor<M>,
-    d: &Domain<M>,
-    gfn: Gfn,
-) -> Result<(), Errno> {
-    match d.p2m.lookup(&hv.machine, gfn) {
-        Some(m) if m.t.is_ram() => unmap(hv, d, gfn),
-        // Already out: Linux balloons out what the boot left as a hole.
-        _ => Ok(()),
-    }
-}
-
-/// Ballooning in: RAM at `gfn`. In a direct-mapped domain it is the frame of the same number, if the domain owns it.
-///
-/// # Errors
-/// `ENOMEM`.
-pub(crate) fn populate<M: Machine>(
-    hv: &Hypervisor<M>,
-    d: &Domain<M>,
-    gfn: Gfn,
-) -> Result<(), Errno> {
-    let src = hv.mm.xen(&hv.machine);
-    let own = Mfn(gfn.0);
-    let mfn = if d.is_direct_mapped {
-        if hv.mm.info(own).and_then(crate::mm::FrameInfo::owner) != Some(d.id) {
-            return Err(Errno::ENOMEM);
-        }
-        hv.machine.zero_frame(own);
-        own
-    } else {
-        hv.mm.alloc(&hv.machine, d.id, AllocArgs::order(0))?
-    };
-    let (old, flush) = d
-        .p2m
-        .set_entry(&hv.machine, &src, gfn, Leaf::new(mfn, P2mType::RamRw))?;
-    hv.m2p.set(mfn, gfn, 1);
-    finish(hv, d, old, flush);
-    Ok(())
 }

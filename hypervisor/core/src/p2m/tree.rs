@@ -259,6 +259,51 @@ impl<F: EntryFormat> P2m<F> {
         Ok((old, edit.finish()))
     }
 
+    /// As [`P2m::set_entry`], if `may` agrees with what is there (`None`: a hole). What is there
+    /// already exactly so is reported as old: the caller's new reference takes the place of its.
+    ///
+    /// # Errors
+    /// `WrongType` when `may` refuses; `NoMemory` and `BadRange`. All change nothing.
+    #[inline]
+    pub fn replace<M: FrameMem>(
+        &self,
+        mem: &M,
+        src: &(impl FrameSource + ?Sized),
+        gfn: Gfn,
+        leaf: Leaf,
+        may: impl FnOnce(Option<P2mType>) -> bool,
+    ) -> Result<(Option<Old>, Flush), P2mError> {
+        if gfn.0 >= GFN_LIMIT {
+            return Err(P2mError::BadRange);
+        }
+        let new = match leaf.t {
+            P2mType::Hole => 0,
+            _ => F::leaf(leaf, 0),
+        };
+        let mut edit = self.edit(mem, src);
+        let (level, e) = edit.find(gfn);
+        let there = F::is_present(e).then(|| F::p2m_type(e));
+        if !may(there) {
+            return Err(P2mError::WrongType);
+        }
+        if let (Some(t), true) = (there, level == 0 && e == new) {
+            let mfn = F::mfn(e);
+            let old = Old {
+                gfn,
+                mfn,
+                order: 0,
+                t,
+            };
+            return Ok((Some(old), Flush::default()));
+        }
+        let mut old = None;
+        edit.set(gfn, 0, new, &mut |o| old = Some(o))?;
+        if new != 0 && gfn.0 >= self.end.load(Ordering::Relaxed) {
+            self.end.fetch_max(gfn.0 + 1, Ordering::Relaxed);
+        }
+        Ok((old, edit.finish()))
+    }
+
     /// Makes one guest frame a hole.
     ///
     /// # Errors
