@@ -7,18 +7,23 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use xen_abi::{DomId, Ns, PcpuId, VcpuId};
 
+use crate::cpu_policy::CpuidTable;
 use crate::domain::{Domain, DomainTable, Vcpu};
 use crate::evtchn::Raise;
 use crate::irq::Vectors;
 use crate::machine::Machine;
+use crate::p2m::LeafLimit;
 use crate::sched::UnitId;
+use crate::sched::dense::IdPool;
 use crate::sync::{Lock, Rank, RwLock};
 use crate::time::pvclock::WallClock;
 use crate::time::scale::TscClock;
 use crate::time::timers::Timers;
 
 /// Most vCPUs in the whole system.
-pub const MAX_UNITS: u32 = 32 * 1024;
+pub const MAX_UNITS: u32 = 16 * 1024;
+/// Most domains at a time.
+pub const MAX_DOMAINS: u32 = 8 * 1024;
 
 /// Work flags of a physical CPU.
 pub mod work {
@@ -103,8 +108,20 @@ pub struct Hypervisor<M: Machine> {
     pub options: crate::cmdline::Options<'static>,
     /// Host MSRs that dom0 may read.
     pub host_msrs: crate::hvm::msr::HostMsrs,
-    /// Next unit number to hand out.
-    pub next_unit: AtomicU32,
+    /// Numbers of vCPUs in the scheduler.
+    pub unit_ids: IdPool,
+    /// Numbers of domains in the scheduler.
+    pub group_ids: IdPool,
+    /// Where the search for a free domain number goes on.
+    pub next_domid: AtomicU32,
+    /// Domains that are dead, but of which somebody holds a frame.
+    pub zombies: AtomicU32,
+    /// Domains that are gone, but that somebody still looks at.
+    pub graveyard: Lock<Vec<Arc<Domain<M>>>>,
+    /// The host's CPUID leaves, from which policies are made.
+    pub host_cpuid: CpuidTable,
+    /// Largest leaf of nested page tables.
+    pub leaf_limit: LeafLimit,
     /// Dom0.
     pub hardware_domain: spin::Once<Arc<Domain<M>>>,
 }
@@ -157,6 +174,13 @@ impl<M: Machine> Hypervisor<M> {
             units.resize_with(at + 1, || None);
         }
         units[at] = Some(v.clone());
+    }
+
+    /// Takes a vCPU out of the table of units.
+    pub fn remove_unit(&self, unit: UnitId) {
+        if let Some(slot) = self.units.write().get_mut(unit.0 as usize) {
+            *slot = None;
+        }
     }
 
     /// Wakes whoever a raised event concerns.
@@ -214,6 +238,12 @@ impl<M: Machine> Hypervisor<M> {
     }
 }
 
+/// A fresh list of domains that are gone.
+#[must_use]
+pub fn no_graves<M: Machine>() -> Lock<Vec<Arc<Domain<M>>>> {
+    Lock::new(Rank::Leaf, Vec::new())
+}
+
 /// A fresh table of units.
 #[must_use]
 pub fn no_units<M: Machine>() -> RwLock<Vec<Option<Arc<Vcpu<M>>>>> {
@@ -238,7 +268,6 @@ impl<M: Machine> Hypervisor<M> {
     /// Ends a domain with a SHUTDOWN_* reason. The hardware domain takes the machine along.
     pub fn shutdown_domain(&self, d: &Arc<Domain<M>>, reason: u32) {
         use crate::domain::RUNNING;
-        use crate::domain::vcpu::attention;
         use xen_abi::sched as s;
         if d.shutdown
             .compare_exchange(RUNNING, reason, Ordering::SeqCst, Ordering::SeqCst)
@@ -246,10 +275,7 @@ impl<M: Machine> Hypervisor<M> {
         {
             return;
         }
-        for v in d.each_vcpu() {
-            v.pause_count.fetch_add(1, Ordering::SeqCst);
-            v.notify(self, attention::STOP);
-        }
+        self.pause(d);
         if !d.is_hardware {
             self.send_global_virq(xen_abi::xen::VIRQ_DOM_EXC);
             return;

@@ -178,9 +178,12 @@ impl<M: Machine> HardwareDomain<M> {
     /// Traps and untraps pages. dom0 may point a BAR wherever it likes: what is not a device's
     /// page there, RAM above all, is left as it is.
     fn apply(&self, hv: &Hypervisor<M>, d: &Domain<M>, e: &Effects) {
+        let mut changes = crate::domain::physmap::Changes::new(hv, d);
         for gfn in e.trap.iter().filter(|g| self.is_open(hv, **g)) {
-            let _ = crate::hvm::memory::unmap(hv, d, *gfn);
+            // Nothing may be mapped there.
+            let _ = changes.remove(*gfn);
         }
+        drop(changes);
         for gfn in e.untrap.iter().filter(|g| self.is_open(hv, **g)) {
             crate::hvm::mmio::map_device(hv, d, *gfn);
         }

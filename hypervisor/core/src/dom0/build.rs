@@ -7,10 +7,10 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use guest_image::elf::LoadSink;
 use guest_image::kernel::Kernel;
@@ -20,18 +20,18 @@ use spin::Once;
 use xen_abi::{DomId, Gpa, Gsi, Maddr, Mfn, VcpuId};
 
 use super::acpi::{AcpiSource, AcpiTables, HostTable, IoApicEntry, ProcessorEntries};
-use crate::cpu_policy::{CpuPolicy, CpuidTable, GuestKind, Settings};
-use crate::domain::{Domain, RUNNING, Vcpu, no_params};
+use crate::domain::create::default_policy;
+use crate::domain::{Domain, DomainPolicy, RUNNING, Stage, Tsc, Vcpu, no_params};
 use crate::evtchn::EvtchnTable;
+use crate::grant::{self, GrantTable};
 use crate::hvm::backend::{HvmBackend, Reg, Seg, Segment};
 use crate::hvm::vioapic::{Backing, Identity, Vioapic, Vioapics};
-use crate::hvm::vlapic::Vlapic;
 use crate::hypervisor::Hypervisor;
 use crate::irq::HardwareDomain;
 use crate::machine::Machine;
 use crate::mm::Scrub;
-use crate::p2m::{Leaf, LeafLimit, MemType, P2m, P2mType};
-use crate::sched::{CpuMask, GroupId, Params, Scheduler, UnitId};
+use crate::p2m::{Leaf, MemType, P2m, P2mType};
+use crate::sched::{GroupId, Params, Scheduler};
 use crate::sync::{Lock, Rank};
 use crate::vpci::Ecam;
 
@@ -62,8 +62,6 @@ pub struct Input<'a> {
     pub pages: u64,
     /// vCPUs.
     pub vcpus: u32,
-    /// The CPU's leaves.
-    pub host_cpuid: &'a CpuidTable,
     /// IO-APICs.
     pub ioapics: &'a [HostIoApic],
     /// ECAM windows.
@@ -76,8 +74,6 @@ pub struct Input<'a> {
     pub owned: Vec<Range<u64>>,
     /// Ports that stay with the hypervisor.
     pub ports: &'a [(u16, u16)],
-    /// Largest nested leaf.
-    pub leaf_limit: LeafLimit,
 }
 
 /// Pages below which nothing can be built.
@@ -463,7 +459,7 @@ fn create<M: Machine>(
     let no_memory =
         || String::from("the hypervisor has no memory left to build dom0: lower dom0_mem");
     let src = hv.mm.xen(&hv.machine);
-    let p2m = P2m::new(&src, DomId(0), input.leaf_limit).map_err(|_| no_memory())?;
+    let p2m = P2m::new(&src, DomId(0), hv.leaf_limit).map_err(|_| no_memory())?;
     for r in input.memory.iter().filter(|r| r.kind == MemoryType::RAM) {
         let mut failed = false;
         runs(hv, r, |run, is_dom0| {
@@ -510,13 +506,15 @@ fn create<M: Machine>(
         .map_err(|_| no_memory())?;
     let evtchn = EvtchnTable::new(DomId(0), input.vcpus, shared_info.maddr(), u32::MAX, 256)
         .map_err(|_| no_memory())?;
-    let mut settings = Settings::new(GuestKind::Pvh, input.vcpus);
-    settings.has_reliable_tsc = true;
-    settings.xen.domid = DomId(0);
-    settings.xen.is_host_tsc_reliable = true;
-    // Without hardware APIC virtualisation the callback vector saves an EOI exit per event.
-    settings.xen.hvm_features = xen_abi::cpuid::XEN_HVM_CPUID_IOMMU_MAPPINGS;
-    let policy = CpuPolicy::new(input.host_cpuid, &settings);
+    let grants = grant::Config {
+        max_frames: 64,
+        max_maptrack_frames: 1024,
+        max_version: 2,
+    };
+    let grant = GrantTable::new(&hv.machine, hv.mm, DomId(0), grants).map_err(|_| no_memory())?;
+    let group = hv.group_ids.take().map(GroupId).ok_or_else(no_memory)?;
+    let policy = default_policy(hv, DomId(0), input.vcpus);
+    let policy = DomainPolicy::new(policy);
     let ioapics = input
         .ioapics
         .iter()
@@ -546,7 +544,6 @@ fn create<M: Machine>(
         params: no_params(),
         callback_vector: AtomicU32::new(0),
         vm_assist: AtomicU64::new(0),
-        max_pages: AtomicU64::new(u64::MAX),
         shutdown: AtomicU32::new(RUNNING),
         is_dying: AtomicBool::new(false),
         memory_map: Lock::new(
@@ -555,7 +552,16 @@ fn create<M: Machine>(
                 .map(|r| (r.start, r.end - r.start, r.kind.0))
                 .collect(),
         ),
-        grant_frames: Lock::new(Rank::GrantTable, Vec::new()),
+        grant,
+        group,
+        is_xenstore: true,
+        pauses: AtomicU32::new(0),
+        controller_pauses: AtomicU32::new(0),
+        is_busy: AtomicBool::new(false),
+        stage: Lock::new(Rank::Leaf, Stage::Alive),
+        tsc: Lock::new(Rank::Leaf, Tsc::default()),
+        time_offset: AtomicI64::new(0),
+        paging_pool: AtomicU64::new(0),
         shutdown_code: AtomicU32::new(0),
         handle: Lock::new(Rank::Leaf, [0; 16]),
         hardware: Some(Box::new(HardwareDomain::new(
@@ -567,56 +573,13 @@ fn create<M: Machine>(
     hv.publish_wallclock(&d);
     let sched_error = |e| format!("dom0: the scheduler refuses it ({e:?})");
     hv.sched
-        .insert_group(GroupId(0), Params::default())
+        .insert_group(group, Params::default())
         .map_err(sched_error)?;
     for i in 0..input.vcpus {
-        add_vcpu(hv, &d, VcpuId(i)).map_err(|e| e.unwrap_or_else(no_memory))?;
+        hv.create_vcpu(&d, VcpuId(i))
+            .map_err(|e| format!("dom0: vCPU {i} cannot be made ({e:?})"))?;
     }
     Ok(d)
-}
-
-fn add_vcpu<M: Machine>(
-    hv: &Hypervisor<M>,
-    d: &Arc<Domain<M>>,
-    id: VcpuId,
-) -> Result<(), Option<String>> {
-    let src = hv.mm.xen(&hv.machine);
-    let hvm = hv.machine.hvm();
-    let mut hw = hvm.new_vcpu(&src, &d.hw).ok_or(None)?;
-    crate::hvm::intr::reset_state(hvm, &mut hw);
-    let unit = UnitId(hv.next_unit.fetch_add(1, Ordering::Relaxed));
-    let weak: Weak<Domain<M>> = Arc::downgrade(d);
-    let v = Arc::new(Vcpu::new(
-        &weak,
-        d.id,
-        id,
-        unit,
-        Vlapic::new(id, false),
-        Box::new(hw),
-    ));
-    if id.0 < 32 {
-        // Until the guest registers its own, vcpu_info lies in shared_info.
-        v.info.store(
-            d.shared_info.maddr().0 + 64 * u64::from(id.0),
-            Ordering::Release,
-        );
-        hv.publish_time(d, &v);
-    }
-    hv.timers.register(unit);
-    hv.add_unit(&v);
-    hv.sched
-        .insert_unit(
-            unit,
-            GroupId(u32::from(d.id.0)),
-            &CpuMask::ALL,
-            &CpuMask::ALL,
-            hv.now(),
-        )
-        .map_err(|e| Some(format!("{}{}: the scheduler refuses it ({e:?})", d.id, id)))?;
-    if let Some(slot) = d.vcpus.get(id.0 as usize) {
-        slot.call_once(|| v);
-    }
-    Ok(())
 }
 
 /// What dom0 reaches without an exit: all ports but ours, and the MSRs that are switched with the vCPU.

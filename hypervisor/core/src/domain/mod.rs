@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use spin::Once;
 use xen_abi::hvm_params::HVM_NR_PARAMS;
@@ -18,10 +18,13 @@ use crate::p2m::P2m;
 use crate::sched::GroupId;
 use crate::sync::{Lock, Rank, RwLock};
 
+pub mod create;
+pub mod life;
 pub(crate) mod physmap;
 mod policy;
 pub mod vcpu;
 
+pub use life::Stage;
 pub use policy::DomainPolicy;
 pub use vcpu::{HwVcpu, Vcpu};
 
@@ -76,12 +79,31 @@ pub struct Domain<M: Machine> {
     pub pauses: AtomicU32,
     /// Those of them that are the toolstack's.
     pub controller_pauses: AtomicU32,
+    /// A control operation is under way ([`life`]).
+    pub is_busy: AtomicBool,
+    /// How far its destruction has come.
+    pub stage: Lock<Stage>,
+    /// What the toolstack said about its time-stamp counter.
+    pub tsc: Lock<Tsc>,
+    /// Seconds that its wall clock is off (`XEN_DOMCTL_settimeoffset`).
+    pub time_offset: AtomicI64,
+    /// Bytes of its pool for page tables.
+    pub paging_pool: AtomicU64,
     /// Code of SCHEDOP_shutdown_code.
     pub shutdown_code: AtomicU32,
     /// `xen_domain_handle_t`.
     pub handle: Lock<[u8; 16]>,
     /// Present in the domain that owns the hardware.
     pub hardware: Option<Box<crate::irq::HardwareDomain<M>>>,
+}
+
+/// `xen_domctl_tsc_info`: stored, and shown in the hypervisor's CPUID leaves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tsc {
+    /// `XEN_CPUID_TSC_MODE_*`.
+    pub mode: u32,
+    /// Migrations so far.
+    pub incarnation: u32,
 }
 
 /// [`Domain::shutdown`] while it runs.
@@ -147,6 +169,16 @@ impl<M: Machine> DomainTable<M> {
         }
         map.insert(d.id.0, d);
         Ok(())
+    }
+
+    /// Takes a domain out.
+    pub fn remove(&self, id: DomId) -> Option<Arc<Domain<M>>> {
+        self.map.write().remove(&id.0)
+    }
+
+    /// The first domain whose number is not below this one.
+    pub fn at_or_after(&self, id: DomId) -> Option<Arc<Domain<M>>> {
+        self.map.read().range(id.0..).next().map(|(_, d)| d.clone())
     }
 
     /// Calls `f` for each domain in order of ids.

@@ -63,7 +63,12 @@ impl<'a, M: Machine> Changes<'a, M> {
         }
         let src = self.hv.mm.xen(&self.hv.machine);
         self.d.p2m.flushed(&self.hv.machine, &src, flush);
-        for old in self.gone.iter_mut().take(self.count).filter_map(Option::take) {
+        for old in self
+            .gone
+            .iter_mut()
+            .take(self.count)
+            .filter_map(Option::take)
+        {
             release(self.hv, self.d, old);
         }
         self.count = 0;

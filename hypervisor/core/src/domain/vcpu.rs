@@ -110,6 +110,8 @@ pub struct Vcpu<M: Machine> {
     pub info_registered: AtomicBool,
     /// It was started once (VCPUOP_initialise or SIPI).
     pub is_initialised: AtomicBool,
+    /// Its domain is being destroyed, and its state with it.
+    pub is_gone: AtomicBool,
 }
 
 impl<M: Machine> Vcpu<M> {
@@ -142,6 +144,7 @@ impl<M: Machine> Vcpu<M> {
             sipi: AtomicU32::new(0),
             info_registered: AtomicBool::new(false),
             is_initialised: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
         }
     }
 

@@ -8,7 +8,8 @@ use xen_abi::{DomId, Errno, Gfn, Mfn};
 use super::{Ctx, Flow, OK, OpResult, ops};
 use crate::access::{Granted, Hook, Target};
 use crate::domain::Domain;
-use crate::evtchn::{Delivery, EvtchnTable, Peers, PortStatus, Progress, Sent};
+use crate::domain::life::AllPeers;
+use crate::evtchn::{Delivery, PortStatus, Progress, Sent};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 
@@ -32,15 +33,6 @@ ops! { "event_channel_op":
 
 /// The rest of an EVTCHNOP_reset (Xen's own number for it, in no header of guests).
 const EVTCHNOP_reset_cont: u32 = 14;
-
-/// Finds the tables of other domains.
-struct All<'a, M: Machine>(&'a Hypervisor<M>);
-
-impl<M: Machine> Peers for All<'_, M> {
-    fn with_peer<R>(&self, dom: DomId, f: impl FnOnce(&EvtchnTable) -> R) -> Option<R> {
-        self.0.domains.get(dom).map(|d| f(&d.evtchn))
-    }
-}
 
 fn send<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
     let s: EvtchnSend = c.read(a[0])?;
@@ -92,7 +84,8 @@ fn bind_ipi<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> Op
 
 fn close<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
     let b: EvtchnClose = c.read(a[0])?;
-    c.d.evtchn.close(&c.hv.machine, b.port, true, &All(c.hv))?;
+    c.d.evtchn
+        .close(&c.hv.machine, b.port, true, &AllPeers(c.hv))?;
     OK
 }
 
@@ -179,7 +172,7 @@ fn reset_some<M: Machine>(
     let d = g.on(c.d, &rd)?;
     let progress = d
         .evtchn
-        .reset(&c.hv.machine, resuming, RESET_BATCH, &All(c.hv), |_| {})?;
+        .reset(&c.hv.machine, resuming, RESET_BATCH, &AllPeers(c.hv), |_| {})?;
     match progress {
         Progress::Done(frames) => {
             frames.for_each(|mfn| c.hv.mm.put(mfn));

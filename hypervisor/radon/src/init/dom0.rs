@@ -3,19 +3,16 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use radon_core::cpu_policy::CpuidTable;
 use radon_core::dom0::acpi::HostTable;
 use radon_core::dom0::build::{self, HostIoApic, Input};
 use radon_core::domain::Domain;
 use radon_core::hypervisor::Hypervisor;
 use radon_core::machine::Machine;
-use radon_core::p2m::LeafLimit;
 use radon_core::vpci::Ecam;
 use radon_x86::firmware::Firmware;
 use radon_x86::{ioapic, serial};
 use xen_abi::{Maddr, Mfn};
 
-use super::cpuid;
 use super::loader::{Moved, phys};
 use crate::boot_memory::Ranges;
 use crate::fatal;
@@ -26,7 +23,6 @@ pub(super) struct Parts {
     pub(super) found: Firmware,
     pub(super) modules: Vec<Moved>,
     pub(super) command_line: Vec<u8>,
-    pub(super) leaf_limit: LeafLimit,
 }
 
 /// Ports that stay the hypervisor's whatever the machine: PICs, PIT, the gate of channel 2, reset
@@ -126,14 +122,12 @@ pub(super) fn build<M: Machine>(hv: &Hypervisor<M>, parts: Parts) -> Arc<Domain<
         initrd: parts.modules.get(1).map(|m| (Maddr(m.at), m.len)),
         pages: memory.initial >> 12,
         vcpus: hv.options.dom0_max_vcpus.resolve(hv.cpus.len() as u32, 128),
-        host_cpuid: &CpuidTable::capture(cpuid, 0),
         ioapics: &ioapics,
         ecam: parts.ecam(),
         rsdp: &parts.found.rsdp,
         tables: &parts.tables(),
         owned: parts.owned_frames(&ioapics),
         ports: &parts.owned_ports(),
-        leaf_limit: parts.leaf_limit,
     };
     let d = build::build(hv, input).unwrap_or_else(|e| fatal::refuse(&e));
     // The kernel's file is not needed any more.

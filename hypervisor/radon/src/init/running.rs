@@ -11,12 +11,16 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use guest_image::memory::MemoryType;
 use radon_core::console::Shared;
 use radon_core::debug::cpus::Wanted;
+use radon_core::cpu_policy::CpuidTable;
 use radon_core::domain::DomainTable;
 use radon_core::hvm::backend::HvmBackend;
-use radon_core::hypervisor::{CpuState, Hypervisor, MAX_UNITS, no_units, work};
+use radon_core::hypervisor::{
+    CpuState, Hypervisor, MAX_DOMAINS, MAX_UNITS, no_graves, no_units, work,
+};
 use radon_core::irq::Vectors;
 use radon_core::machine::Machine;
 use radon_core::sched::credit2::{Config, Credit2};
+use radon_core::sched::dense::IdPool;
 use radon_core::sched::{CpuTopology, Sched, Scheduler};
 use radon_core::sync::{Lock, Rank};
 use radon_core::time::pvclock::WallClock;
@@ -205,7 +209,13 @@ fn hypervisor<B: Backend>(boot: Boot, backend: B, cpus: u32) -> (Hypervisor<X86<
         wallclock: Lock::new(Rank::Leaf, wallclock),
         options: loaded.options,
         host_msrs: platform::host_msrs(),
-        next_unit: AtomicU32::new(0),
+        unit_ids: IdPool::new(MAX_UNITS),
+        group_ids: IdPool::new(MAX_DOMAINS),
+        next_domid: AtomicU32::new(0),
+        zombies: AtomicU32::new(0),
+        graveyard: no_graves(),
+        host_cpuid: CpuidTable::capture(super::cpuid, 0),
+        leaf_limit,
         hardware_domain: Once::new(),
     };
     let parts = dom0::Parts {
@@ -213,7 +223,6 @@ fn hypervisor<B: Backend>(boot: Boot, backend: B, cpus: u32) -> (Hypervisor<X86<
         found: platform.found,
         modules: loaded.modules,
         command_line: loaded.dom0_line,
-        leaf_limit,
     };
     (hv, parts)
 }
