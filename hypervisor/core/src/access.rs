@@ -20,6 +20,10 @@ pub enum Target {}
 #[derive(Debug)]
 pub enum Priv {}
 
+/// A privileged domain, or the one that runs the xenstore daemon.
+#[derive(Debug)]
+pub enum XsPriv {}
+
 /// Evidence of a passed check of class `C`.
 #[derive(Debug)]
 pub struct Granted<C>(PhantomData<C>);
@@ -57,6 +61,18 @@ impl Class for Priv {
     #[inline]
     fn check<M: Machine>(caller: &Domain<M>) -> Result<Granted<Self>, Errno> {
         if caller.is_privileged {
+            Ok(Granted(PhantomData))
+        } else {
+            Err(Errno::EPERM)
+        }
+    }
+}
+
+impl Class for XsPriv {
+    const NAME: &'static str = "XS_PRIV";
+    #[inline]
+    fn check<M: Machine>(caller: &Domain<M>) -> Result<Granted<Self>, Errno> {
+        if caller.is_privileged || caller.is_xenstore {
             Ok(Granted(PhantomData))
         } else {
             Err(Errno::EPERM)

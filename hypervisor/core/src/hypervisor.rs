@@ -375,7 +375,7 @@ impl<M: Machine> Hypervisor<M> {
             &self.machine,
             d.shared_info.maddr(),
             crate::time::pvclock::SharedInfoLayout::Bits64,
-            0,
+            d.time_offset.load(Ordering::Relaxed),
         );
     }
 

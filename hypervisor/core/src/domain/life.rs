@@ -125,6 +125,12 @@ impl<M: Machine> Hypervisor<M> {
         result
     }
 
+    /// Whether a vCPU ever executed a guest instruction, or may do so now.
+    pub fn has_run(&self, v: &Vcpu<M>) -> bool {
+        let info = self.sched.unit_info(v.unit, self.now());
+        info.is_ok_and(|i| i.is_running || i.runstate.cpu_time() != 0)
+    }
+
     /// Makes a domain that was shut down run again (`XEN_DOMCTL_resumedomain`).
     pub fn resume(&self, d: &Domain<M>) {
         if d.shutdown.swap(RUNNING, Ordering::SeqCst) != RUNNING {

@@ -39,7 +39,7 @@ pub(crate) fn gpr_value<B: HvmBackend>(hw: &B::Vcpu, n: u8) -> u64 {
 }
 
 /// CR4 bits that no guest may set: VMXE, SMXE, CET, PKS.
-const CR4_DENIED: u64 = 1 << 13 | 1 << 14 | 1 << 23 | 1 << 24;
+pub(super) const CR4_DENIED: u64 = 1 << 13 | 1 << 14 | 1 << 23 | 1 << 24;
 
 /// Executes the move that the exit describes.
 pub(crate) fn access<M: Machine>(

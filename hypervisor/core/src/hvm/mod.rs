@@ -11,5 +11,6 @@ pub(crate) mod mmio;
 pub mod msr;
 mod msr_exit;
 mod policy;
+pub mod save;
 pub mod vioapic;
 pub mod vlapic;

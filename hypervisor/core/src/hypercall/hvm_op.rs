@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 use xen_abi::Errno;
 use xen_abi::hvm_op::*;
 use xen_abi::hvm_params::*;
+use xen_abi::sched::SHUTDOWN_MAX;
 
 use super::{Ctx, OK, OpResult, ops};
 use crate::access::{Granted, Hook, Target};
@@ -28,27 +29,31 @@ fn set_param<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) ->
     let p: XenHvmParam = c.read(a[0])?;
     let rd = c.domain(p.domid)?;
     let d = g.on(c.d, &rd)?;
-    if p.index >= HVM_NR_PARAMS {
+    if p.index >= HVM_NR_PARAMS || is_deprecated(p.index) {
         return Err(Errno::EINVAL);
     }
-    if !may_set(c, d, p.index) {
+    if p.index == HVM_PARAM_ALTP2M {
+        return Err(Errno::EEXIST);
+    }
+    if Arc::ptr_eq(c.d, d) && !is_guests(p.index) {
         return Err(Errno::EPERM);
     }
+    check_value(p.index, p.value)?;
+    let mut params = d.params.lock();
+    let slot = params.get_mut(p.index as usize).ok_or(Errno::EINVAL)?;
+    if is_set_once(p.index) && *slot != 0 && *slot != p.value {
+        return Err(Errno::EEXIST);
+    }
+    *slot = p.value;
+    drop(params);
     if p.index == HVM_PARAM_CALLBACK_IRQ {
         set_callback(d, p.value);
-    }
-    if let Some(slot) = d.params.lock().get_mut(p.index as usize) {
-        *slot = p.value;
     }
     OK
 }
 
-/// Which parameters a guest may set on itself; the control domain may set all.
-fn may_set<M: Machine>(c: &Ctx<'_, M>, d: &Arc<Domain<M>>, index: u32) -> bool {
-    let is_own = Arc::ptr_eq(c.d, d);
-    if c.d.is_privileged && !is_own {
-        return true;
-    }
+/// Parameters that a guest may set on itself; the control domain may set all.
+const fn is_guests(index: u32) -> bool {
     matches!(
         index,
         HVM_PARAM_CALLBACK_IRQ
@@ -60,6 +65,57 @@ fn may_set<M: Machine>(c: &Ctx<'_, M>, d: &Arc<Domain<M>>, index: u32) -> bool {
             | HVM_PARAM_CONSOLE_EVTCHN
             | HVM_PARAM_X87_FIP_WIDTH
     )
+}
+
+/// Those that a guest may read besides.
+const fn is_readable(index: u32) -> bool {
+    is_guests(index)
+        || matches!(
+            index,
+            HVM_PARAM_STORE_PFN | HVM_PARAM_CONSOLE_PFN | HVM_PARAM_ALTP2M
+        )
+}
+
+/// Numbers that once were parameters.
+const fn is_deprecated(index: u32) -> bool {
+    matches!(
+        index,
+        HVM_PARAM_PAE_ENABLED
+            | HVM_PARAM_DM_DOMAIN
+            | HVM_PARAM_MEMORY_EVENT_CR0
+            | HVM_PARAM_MEMORY_EVENT_CR3
+            | HVM_PARAM_MEMORY_EVENT_CR4
+            | HVM_PARAM_MEMORY_EVENT_INT3
+            | HVM_PARAM_NESTEDHVM
+            | HVM_PARAM_MEMORY_EVENT_SINGLE_STEP
+            | HVM_PARAM_BUFIOREQ_EVTCHN
+            | HVM_PARAM_MEMORY_EVENT_MSR
+    )
+}
+
+const fn is_set_once(index: u32) -> bool {
+    matches!(
+        index,
+        HVM_PARAM_VIRIDIAN
+            | HVM_PARAM_IOREQ_PFN
+            | HVM_PARAM_BUFIOREQ_PFN
+            | HVM_PARAM_IOREQ_SERVER_PFN
+            | HVM_PARAM_NR_IOREQ_SERVER_PAGES
+            | HVM_PARAM_MCA_CAP
+    )
+}
+
+fn check_value(index: u32, value: u64) -> Result<(), Errno> {
+    let is_valid = match index {
+        HVM_PARAM_TIMER_MODE => value <= u64::from(HVMPTM_one_missed_tick_pending),
+        HVM_PARAM_ACPI_IOPORTS_LOCATION => value <= 1,
+        HVM_PARAM_X87_FIP_WIDTH => matches!(value, 0 | 4 | 8),
+        HVM_PARAM_TRIPLE_FAULT_REASON => value <= u64::from(SHUTDOWN_MAX),
+        // Viridian leaves are not there, nor local machine checks.
+        HVM_PARAM_VIRIDIAN | HVM_PARAM_MCA_CAP => value == 0,
+        _ => true,
+    };
+    if is_valid { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 fn set_callback<M: Machine>(d: &Domain<M>, value: u64) {
@@ -76,6 +132,12 @@ fn get_param<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) ->
     let mut p: XenHvmParam = c.read(a[0])?;
     let rd = c.domain(p.domid)?;
     let d = g.on(c.d, &rd)?;
+    if p.index >= HVM_NR_PARAMS || is_deprecated(p.index) {
+        return Err(Errno::EINVAL);
+    }
+    if Arc::ptr_eq(c.d, d) && !is_readable(p.index) {
+        return Err(Errno::EPERM);
+    }
     p.value = *d.params.lock().get(p.index as usize).ok_or(Errno::EINVAL)?;
     c.write(a[0], &p)?;
     OK

@@ -28,6 +28,7 @@ use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 
 mod console_io;
+mod domctl;
 mod event_channel_op;
 mod grant_table_op;
 mod hvm_op;
@@ -36,6 +37,7 @@ mod multicall;
 mod physdev_op;
 mod platform_op;
 mod sched_op;
+mod sysctl;
 mod vcpu_op;
 mod version;
 mod vm_assist;
@@ -89,7 +91,8 @@ pub struct Row {
 
 /// Declares the operations of one hypercall and their dispatch.
 macro_rules! ops {
-    ($call:literal: $($op:ident = $class:ident $(=> $handler:path)?;)*) => {
+    ($call:literal: $($row:tt)*) => { ops! { $call ([u64; 3]): $($row)* } };
+    ($call:literal ($arg:ty): $($op:ident = $class:ident $(=> $handler:path)?;)*) => {
         /// Operations of this hypercall.
         pub(super) const ROWS: &[super::Row] = &[$(super::Row {
             call: $call,
@@ -100,7 +103,7 @@ macro_rules! ops {
 
         /// Runs operation `op`.
         #[inline]
-        pub(super) fn dispatch<M: crate::machine::Machine>(c: &mut super::Ctx<'_, M>, op: u64, args: [u64; 3]) -> super::OpResult {
+        pub(super) fn dispatch<M: crate::machine::Machine>(c: &mut super::Ctx<'_, M>, op: u64, args: $arg) -> super::OpResult {
             match u32::try_from(op).unwrap_or(u32::MAX) {
                 $($op => ops!(@call c, args, $class $(, $handler)?),)*
                 _ => Err(xen_abi::Errno::ENOSYS),
@@ -122,6 +125,7 @@ pub fn rows() -> impl Iterator<Item = &'static Row> {
     [
         version::ROWS,
         console_io::ROWS,
+        domctl::ROWS,
         event_channel_op::ROWS,
         grant_table_op::ROWS,
         hvm_op::ROWS,
@@ -129,6 +133,7 @@ pub fn rows() -> impl Iterator<Item = &'static Row> {
         physdev_op::ROWS,
         platform_op::ROWS,
         sched_op::ROWS,
+        sysctl::ROWS,
         vcpu_op::ROWS,
         vm_assist::ROWS,
     ]
@@ -200,6 +205,8 @@ pub(crate) fn call<M: Machine>(c: &mut Ctx<'_, M>, nr: u64) -> OpResult {
         n::__HYPERVISOR_hvm_op => hvm_op::dispatch(c, a[0], a3),
         n::__HYPERVISOR_physdev_op => physdev_op::dispatch(c, a[0], a3),
         n::__HYPERVISOR_platform_op => platform_op::dispatch(c, a[0]),
+        n::__HYPERVISOR_domctl => domctl::run(c, a[0]),
+        n::__HYPERVISOR_sysctl => sysctl::run(c, a[0]),
         n::__HYPERVISOR_vm_assist => vm_assist::dispatch(c, a[0], a3),
         n::__HYPERVISOR_multicall => multicall::run(c, a[0], a[1]),
         n::__HYPERVISOR_set_timer_op => vcpu_op::set_timer_op(c, a[0]),
