@@ -114,7 +114,7 @@ pub struct Hypervisor<M: Machine> {
     pub group_ids: IdPool,
     /// Where the search for a free domain number goes on.
     pub next_domid: AtomicU32,
-    /// Domains that are dead, but of which somebody holds a frame.
+    /// Domains that are dead, but of which somebody holds a frame, and those in the graveyard.
     pub zombies: AtomicU32,
     /// Domains that are gone, but that somebody still looks at.
     pub graveyard: Lock<Vec<Arc<Domain<M>>>>,

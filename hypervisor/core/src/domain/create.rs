@@ -167,7 +167,7 @@ impl<M: Machine> Hypervisor<M> {
             let _ = d.grant.free_frames(self.mm);
             self.sched.remove_group(group);
             self.group_ids.put(group.0);
-            self.bury(d);
+            self.discard(d);
             return Err(e);
         }
         Ok(d)

@@ -206,7 +206,8 @@ impl<M: Machine> Hypervisor<M> {
         self.remove_unit(v.unit);
         self.unit_ids.put(v.unit.0);
         let src = self.mm.xen(&self.machine);
-        if let Some(hw) = v.hw.lock().take() {
+        let hw = v.hw.lock().take();
+        if let Some(hw) = hw {
             self.machine.hvm().free_vcpu(*hw, &src);
         }
     }
@@ -272,7 +273,7 @@ impl<M: Machine> Hypervisor<M> {
     fn reap_zombies(&self) {
         let mut gone = alloc::vec::Vec::new();
         self.domains.each(|d| {
-            let is_free = *d.stage.lock() == Stage::Dead && {
+            let is_free = d.is_dead() && {
                 // It fails while somebody maps a grant.
                 let account = self.mm.account(d.id);
                 let shared_info = self.mm.info(d.shared_info);
@@ -289,7 +290,6 @@ impl<M: Machine> Hypervisor<M> {
         for id in gone {
             // Of several CPUs that come here, one gets it.
             if let Some(d) = self.domains.remove(id) {
-                self.zombies.fetch_sub(1, Ordering::SeqCst);
                 self.mm.account(id).set_max(0);
                 self.bury(d);
                 self.send_global_virq(xen_abi::xen::VIRQ_DOM_EXC);
@@ -298,8 +298,14 @@ impl<M: Machine> Hypervisor<M> {
         self.bury_all();
     }
 
+    /// Frees a domain that was made but never shown to anybody.
+    pub(super) fn discard(&self, d: Arc<Domain<M>>) {
+        self.zombies.fetch_add(1, Ordering::SeqCst);
+        self.bury(d);
+    }
+
     /// Frees a domain that is out of the table as soon as nobody looks at it any more.
-    pub(super) fn bury(&self, d: Arc<Domain<M>>) {
+    fn bury(&self, d: Arc<Domain<M>>) {
         self.graveyard.lock().push(d);
         self.bury_all();
     }
@@ -314,6 +320,7 @@ impl<M: Machine> Hypervisor<M> {
                     let _ = self.mm.put_shared(d.shared_info, d.id);
                     self.machine.hvm().free_domain(d.hw, &src);
                     d.p2m.free(&src);
+                    self.zombies.fetch_sub(1, Ordering::SeqCst);
                 }
                 Err(d) => left.push(d),
             }

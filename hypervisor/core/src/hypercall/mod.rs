@@ -38,12 +38,14 @@ mod physdev_op;
 mod platform_op;
 mod sched_op;
 mod sysctl;
+#[cfg(test)]
+mod tests;
 mod vcpu_op;
 mod version;
 mod vm_assist;
 
 #[cfg(test)]
-mod tests;
+mod worlds;
 
 /// A hypercall on its way: who asks, and the CPU that asks.
 pub struct Ctx<'a, M: Machine> {

@@ -126,6 +126,9 @@ pub(super) fn run<M: Machine>(c: &mut Ctx<'_, M>, at: u64) -> OpResult {
     }
     let result = dispatch(c, body.cmd.into(), &mut op);
     drop(control);
+    drop(alone);
+    // What this destroyed.
+    c.hv.reap();
     if op.is_changed {
         c.write(at, &op.body)?;
     }

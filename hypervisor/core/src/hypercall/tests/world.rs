@@ -305,10 +305,22 @@ fn hypervisor() -> Hypervisor<FakeMachine> {
         wallclock: Lock::new(Rank::Leaf, WallClock::default()),
         options: crate::cmdline::parse(b"").0,
         host_msrs: crate::hvm::msr::HostMsrs::default(),
-        next_unit: AtomicU32::new(0),
+        unit_ids: IdPool::new(64),
+        group_ids: IdPool::new(8),
+        next_domid: AtomicU32::new(0),
+        zombies: AtomicU32::new(0),
+        graveyard: no_graves(),
+        host_cpuid: CpuidTable::EMPTY,
+        leaf_limit: LeafLimit::M2,
         hardware_domain: Once::new(),
     }
 }
+
+const GRANTS: crate::grant::Config = crate::grant::Config {
+    max_frames: 4,
+    max_maptrack_frames: 4,
+    max_version: 2,
+};
 
 fn domain(hv: &Hypervisor<FakeMachine>, is_dom0: bool, vcpus: u32) -> Arc<Domain<FakeMachine>> {
     let id = DomId(if is_dom0 { 0 } else { 1 });
@@ -345,20 +357,25 @@ fn domain(hv: &Hypervisor<FakeMachine>, is_dom0: bool, vcpus: u32) -> Arc<Domain
         p2m,
         hw: (),
         evtchn: EvtchnTable::new(id, vcpus, shared_info.maddr(), u32::MAX, 256).expect("ports"),
-        policy: CpuPolicy::new(
-            &CpuidTable::capture(|_, _| x86_defs::cpuid::Regs::ZERO, 0),
-            &Settings::new(GuestKind::Pvh, vcpus),
-        ),
+        policy: DomainPolicy::new(default_policy(hv, id, vcpus)),
         ioapics: Vioapics::new(vec![Vioapic::new(pins, Backing::Physical)]),
         shared_info,
         params: no_params(),
         callback_vector: AtomicU32::new(0),
         vm_assist: AtomicU64::new(0),
-        max_pages: AtomicU64::new(u64::MAX),
         shutdown: AtomicU32::new(RUNNING),
         is_dying: AtomicBool::new(false),
         memory_map: Lock::new(Rank::Leaf, vec![(0, RAM << 12, 1), (RAM << 12, 0x1000, 2)]),
-        grant_frames: Lock::new(Rank::GrantTable, Vec::new()),
+        grant: GrantTable::new(&hv.machine, hv.mm, id, GRANTS).expect("a grant table"),
+        group: GroupId(id.0.into()),
+        is_xenstore: false,
+        pauses: AtomicU32::new(0),
+        controller_pauses: AtomicU32::new(0),
+        is_busy: AtomicBool::new(false),
+        stage: Lock::new(Rank::Leaf, Stage::Alive),
+        tsc: Lock::new(Rank::Leaf, Tsc::default()),
+        time_offset: AtomicI64::new(0),
+        paging_pool: AtomicU64::new(0),
         shutdown_code: AtomicU32::new(0),
         handle: Lock::new(Rank::Leaf, [0; 16]),
         hardware,
@@ -375,7 +392,7 @@ impl World {
             .insert_group(group, Params::default())
             .expect("a group");
         for i in 0..vcpus {
-            let unit = UnitId(hv.next_unit.fetch_add(1, Ordering::Relaxed));
+            let unit = UnitId(hv.unit_ids.take().expect("a number"));
             let v = Arc::new(Vcpu::new(
                 &Arc::downgrade(&d),
                 d.id,

@@ -1,0 +1,124 @@
+//! A machine of one CPU.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::{FakeHvm, FakeMem};
+use crate::machine::{Clock, Cpus, FrameMem, Machine, PinSetup, Platform};
+use xen_abi::{Gsi, Maddr, Mfn, Ns, PcpuId, Vector};
+
+/// Memory, a clock that tests move, and nothing else.
+#[derive(Debug)]
+pub struct FakeMachine {
+    mem: FakeMem,
+    hvm: FakeHvm,
+    now: AtomicU64,
+}
+
+impl FakeMachine {
+    /// A machine with this memory at time 0.
+    #[must_use]
+    pub fn new(mem: FakeMem) -> Self {
+        Self {
+            mem,
+            hvm: FakeHvm,
+            now: AtomicU64::new(0),
+        }
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, ns: u64) {
+        self.now.fetch_add(ns, Ordering::Relaxed);
+    }
+}
+
+macro_rules! delegate {
+    ($(fn $name:ident(&self $(, $arg:ident: $ty:ty)*) $(-> $ret:ty)?;)*) => {
+        $(fn $name(&self $(, $arg: $ty)*) $(-> $ret)? { self.mem.$name($($arg),*) })*
+    };
+}
+
+impl FrameMem for FakeMachine {
+    delegate! {
+        fn load8(&self, at: Maddr) -> u8;
+        fn store8(&self, at: Maddr, v: u8);
+        fn swap8(&self, at: Maddr, v: u8) -> u8;
+        fn load32(&self, at: Maddr) -> u32;
+        fn store32(&self, at: Maddr, v: u32);
+        fn cmpxchg32(&self, at: Maddr, old: u32, new: u32) -> Result<u32, u32>;
+        fn fetch_or32(&self, at: Maddr, v: u32) -> u32;
+        fn fetch_and32(&self, at: Maddr, v: u32) -> u32;
+        fn load64(&self, at: Maddr) -> u64;
+        fn store64(&self, at: Maddr, v: u64);
+        fn cmpxchg64(&self, at: Maddr, old: u64, new: u64) -> Result<u64, u64>;
+        fn fetch_or64(&self, at: Maddr, v: u64) -> u64;
+        fn fetch_and64(&self, at: Maddr, v: u64) -> u64;
+        fn copy_from(&self, at: Maddr, to: &mut [u8]);
+        fn copy_to(&self, at: Maddr, from: &[u8]);
+        fn zero_frame(&self, mfn: Mfn);
+        fn copy_frame(&self, to: Mfn, from: Mfn);
+    }
+}
+
+impl Clock for FakeMachine {
+    fn now(&self) -> Ns {
+        Ns(self.now.load(Ordering::Relaxed))
+    }
+    fn tsc(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+    fn set_deadline(&self, _: Option<Ns>) {}
+}
+
+impl Cpus for FakeMachine {
+    fn this_cpu(&self) -> PcpuId {
+        PcpuId(0)
+    }
+    fn cpu_count(&self) -> u32 {
+        1
+    }
+    fn kick(&self, _: PcpuId) {}
+    fn kick_and_wait(&self, _: PcpuId) {}
+}
+
+impl Platform for FakeMachine {
+    fn bind_gsi(&self, _: Gsi, _: PinSetup, _: PcpuId) -> bool {
+        false
+    }
+    fn mask_gsi(&self, _: Gsi, _: bool) {}
+    fn msi_message(&self, _: Vector, _: PcpuId) -> (u64, u32) {
+        (0, 0)
+    }
+    fn port_in(&self, _: u16, _: u8) -> u32 {
+        u32::MAX
+    }
+    fn port_out(&self, _: u16, _: u8, _: u32) {}
+    fn mmio_read(&self, _: Maddr, _: u8) -> u64 {
+        u64::MAX
+    }
+    fn mmio_write(&self, _: Maddr, _: u8, _: u64) {}
+    fn console_write(&self, _: &[u8]) {}
+    fn console_read(&self) -> Option<u8> {
+        None
+    }
+    fn write_msr(&self, _: u32, _: u64) {}
+    fn idle(&self) {}
+    fn irq_window(&self) {
+        crate::sync::assert_none_held();
+    }
+    fn reboot(&self) -> ! {
+        panic!("the machine was rebooted")
+    }
+    fn stop(&self) -> ! {
+        panic!("the machine was stopped")
+    }
+    fn power_off(&self) -> ! {
+        panic!("the machine was switched off")
+    }
+}
+
+impl Machine for FakeMachine {
+    type Hvm = FakeHvm;
+    fn hvm(&self) -> &FakeHvm {
+        &self.hvm
+    }
+}
