@@ -151,8 +151,8 @@ impl<M: Machine> Hypervisor<M> {
                 Stage::Stopping
             }
             Stage::Stopping => {
-                // `fold`, not `all`: every CPU is asked at once.
-                if d.each_vcpu().fold(true, |all, v| self.settle(v) && all) {
+                // Counted, so that every CPU is asked at once.
+                if d.each_vcpu().filter(|v| !self.settle(v)).count() == 0 {
                     d.each_vcpu().for_each(|v| self.discard_vcpu(v));
                     Stage::Ports
                 } else {

@@ -342,7 +342,7 @@ pub(super) fn setvcpucontext<M: Machine>(
     if p.ctxt.is_null() {
         v.down();
         v.is_initialised.store(false, Ordering::Release);
-        with_state(c.hv, v, |hvm, hw| crate::hvm::intr::reset_state(hvm, hw))?;
+        with_state(c.hv, v, crate::hvm::intr::reset_state)?;
         v.lapic.reset();
         return OK;
     }

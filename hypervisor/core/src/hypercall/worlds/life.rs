@@ -54,10 +54,10 @@ fn two_hundred_lives_leave_nothing() {
     }
     assert_eq!(w.counts(), before);
     assert!(w.hv.graveyard.lock().is_empty());
-    assert_eq!(
-        w.hv.unit_ids.take(),
-        Some(2),
-        "two vCPUs' numbers went round"
+    let next = w.hv.unit_ids.take();
+    assert!(
+        next.is_some_and(|n| n <= 2),
+        "{next:?}: numbers of vCPUs go round"
     );
 }
 
