@@ -126,8 +126,12 @@ pub(super) fn event_channels<M: Machine>(
 
 /// Grant tables.
 pub(super) fn grant_tables<M: Machine>(hv: &Hypervisor<M>, out: &mut Report<'_, M>) -> fmt::Result {
-    each(hv, out, |d, out| match d.grant_frames.lock_patiently() {
-        Some(frames) => writeln!(out, "{}: {} frames of its grant table", d.id, frames.len()),
+    each(hv, out, |d, out| match d.grant.figures() {
+        Some(f) => writeln!(
+            out,
+            "{}: {} of {} frames of its grant table, version {}, {} grants in use; {} mappings of others' grants",
+            d.id, f.frames, f.max_frames, f.version, f.pinned, f.mappings
+        ),
         None => writeln!(out, "{}: somebody holds the lock of its grant table", d.id),
     })
 }

@@ -291,6 +291,8 @@ impl<M: Machine> Hypervisor<M> {
             // Of several CPUs that come here, one gets it.
             if let Some(d) = self.domains.remove(id) {
                 self.mm.account(id).set_max(0);
+                let out = &mut |line: &[u8]| self.machine.console_write(line);
+                self.console.forget(self.now().into(), id, out);
                 self.bury(d);
                 self.send_global_virq(xen_abi::xen::VIRQ_DOM_EXC);
             }

@@ -50,6 +50,10 @@ impl Maptrack {
         }
     }
 
+    pub(super) const fn used(&self) -> u32 {
+        self.used
+    }
+
     fn slot(&mut self, handle: GrantHandle) -> Option<&mut Slot> {
         self.chunks
             .get_mut((handle.0 / CHUNK) as usize)?

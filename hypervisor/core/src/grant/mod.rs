@@ -57,4 +57,4 @@ pub use copy::{CopyArgs, Place, copy};
 pub use map::{Borrower, MapArgs, Mapped, PendingUnmap, UnmapArgs, finish_unmap, map, unmap};
 pub use maptrack::Mapping;
 pub use status::Status;
-pub use table::{Config, FrameKind, GrantTable, Lender};
+pub use table::{Config, Figures, FrameKind, GrantTable, Lender};

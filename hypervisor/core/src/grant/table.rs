@@ -37,6 +37,21 @@ pub enum FrameKind {
     Status,
 }
 
+/// Sizes of a table and of its maptrack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Figures {
+    /// Shared frames.
+    pub frames: u32,
+    /// Shared frames at most.
+    pub max_frames: u32,
+    /// 1 or 2.
+    pub version: u32,
+    /// Grants that somebody uses.
+    pub pinned: u32,
+    /// Others' grants that the domain maps.
+    pub mappings: u32,
+}
+
 /// The memory of a domain that lends.
 pub trait Lender {
     /// Takes a reference on the domain's own RAM at `gfn`, which must be writable RAM if `write`.
@@ -155,6 +170,19 @@ impl GrantTable {
     pub fn size(&self) -> (u32, u32) {
         let t = self.lock();
         (t.shared.len() as u32, t.max_frames)
+    }
+
+    /// What a debug dump says; `None` when somebody holds a lock for too long.
+    pub fn figures(&self) -> Option<Figures> {
+        let mappings = self.maptrack.lock_patiently()?.used();
+        let t = self.inner.lock_patiently()?;
+        Some(Figures {
+            frames: t.shared.len() as u32,
+            max_frames: t.max_frames,
+            version: t.version as u32,
+            pinned: t.pinned,
+            mappings,
+        })
     }
 
     /// Status frames now; none in version 1.

@@ -170,9 +170,13 @@ fn reset_some<M: Machine>(
     let b: EvtchnReset = c.read(a[0])?;
     let rd = c.domain(b.dom)?;
     let d = g.on(c.d, &rd)?;
-    let progress = d
-        .evtchn
-        .reset(&c.hv.machine, resuming, RESET_BATCH, &AllPeers(c.hv), |_| {})?;
+    let progress = d.evtchn.reset(
+        &c.hv.machine,
+        resuming,
+        RESET_BATCH,
+        &AllPeers(c.hv),
+        |_| {},
+    )?;
     match progress {
         Progress::Done(frames) => {
             frames.for_each(|mfn| c.hv.mm.put(mfn));

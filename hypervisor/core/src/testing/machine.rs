@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::{FakeHvm, FakeMem};
-use crate::machine::{Clock, Cpus, FrameMem, Machine, PinSetup, Platform};
+use crate::machine::{Clock, Cpus, Fault, FrameMem, Machine, PinSetup, Platform};
 use xen_abi::{Gsi, Maddr, Mfn, Ns, PcpuId, Vector};
 
 /// Memory, a clock that tests move, and nothing else.
@@ -104,6 +104,16 @@ impl Platform for FakeMachine {
     fn idle(&self) {}
     fn irq_window(&self) {
         crate::sync::assert_none_held();
+    }
+    fn dump_cpu(&self, _: PcpuId, _: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        Ok(())
+    }
+    fn dump_pins(&self, _: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        Ok(())
+    }
+    fn heartbeat(&self) {}
+    fn provoke(&self, fault: Fault) -> ! {
+        panic!("{fault:?} was asked for")
     }
     fn reboot(&self) -> ! {
         panic!("the machine was rebooted")

@@ -10,8 +10,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use guest_image::memory::MemoryType;
 use radon_core::console::Shared;
-use radon_core::debug::cpus::Wanted;
 use radon_core::cpu_policy::CpuidTable;
+use radon_core::debug::cpus::Wanted;
 use radon_core::domain::DomainTable;
 use radon_core::hvm::backend::HvmBackend;
 use radon_core::hypervisor::{

@@ -4,7 +4,7 @@ use xen_abi::sysctl::*;
 use xen_abi::{DomId, Errno, PcpuId};
 
 use super::super::domctl::describe;
-use super::super::{Ctx, OpResult};
+use super::super::{Ctx, OK, OpResult};
 use super::Op;
 use crate::access::{Granted, Priv};
 use crate::cpu_policy::FeatureSet;
@@ -148,4 +148,54 @@ pub(super) fn numainfo<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Priv>, op: &mu
     n.num_nodes = 1;
     op.body.u.set(&n);
     op.reply()
+}
+
+/// Bytes of the ring that one call copies.
+const MAX_READ: usize = 1 << 20;
+
+pub(super) fn readconsole<M: Machine>(
+    c: &mut Ctx<'_, M>,
+    _: Granted<Priv>,
+    op: &mut Op,
+) -> OpResult {
+    let mut r: XenSysctlReadconsole = op.body.u.get();
+    let console = c.hv.console;
+    let room = (r.count as usize).min(MAX_READ);
+    let mut at = console.read_begin(r.incremental != 0, r.index);
+    let (mut done, mut part) = (0, [0; 512]);
+    while done < room {
+        let most = (room - done).min(part.len());
+        let (n, next) = console.read(at, &mut part[..most]);
+        if n == 0 {
+            break;
+        }
+        c.copy_out(r.buffer.addr.wrapping_add(done as u64), &part[..n])?;
+        (done, at) = (done + n, next);
+    }
+    if r.clear != 0 {
+        console.read_clear(at);
+    }
+    (r.count, r.index) = (done as u32, at);
+    op.body.u.set(&r);
+    op.reply()
+}
+
+/// Keys that one call presses.
+const MAX_KEYS: u32 = 32;
+
+pub(super) fn debug_keys<M: Machine>(
+    c: &mut Ctx<'_, M>,
+    _: Granted<Priv>,
+    op: &mut Op,
+) -> OpResult {
+    let k: XenSysctlDebugKeys = op.body.u.get();
+    if k.nr_keys > MAX_KEYS {
+        return Err(Errno::E2BIG);
+    }
+    for i in 0..k.nr_keys {
+        let at = k.keys.index(i.into()).ok_or(Errno::EFAULT)?;
+        let key: u8 = c.read(at.addr)?;
+        crate::debug::handle_key(c.hv, key);
+    }
+    OK
 }

@@ -15,13 +15,13 @@ mod policy;
 mod pool;
 
 ops! { "sysctl" (&mut Op):
-    XEN_SYSCTL_readconsole = missing;
+    XEN_SYSCTL_readconsole = Priv => info::readconsole;
     XEN_SYSCTL_tbuf_op = missing;
     XEN_SYSCTL_physinfo = Priv => info::physinfo;
     XEN_SYSCTL_sched_id = Priv => pool::sched_id;
     XEN_SYSCTL_perfc_op = missing;
     XEN_SYSCTL_getdomaininfolist = Priv => info::getdomaininfolist;
-    XEN_SYSCTL_debug_keys = missing;
+    XEN_SYSCTL_debug_keys = Priv => info::debug_keys;
     XEN_SYSCTL_getcpuinfo = Priv => info::getcpuinfo;
     XEN_SYSCTL_availheap = Priv => info::availheap;
     XEN_SYSCTL_get_pmstat = missing;

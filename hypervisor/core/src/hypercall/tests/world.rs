@@ -6,26 +6,29 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::collections::BTreeMap;
 
 use spin::Once;
 use xen_abi::{DomId, Errno, Gfn, Gsi, Maddr, Mfn, Ns, PcpuId, VcpuId, Vector};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::cpu_policy::{CpuPolicy, CpuidTable, GuestKind, Settings};
-use crate::domain::{Domain, DomainTable, RUNNING, Vcpu, no_params};
+use crate::cpu_policy::CpuidTable;
+use crate::domain::create::default_policy;
+use crate::domain::{Domain, DomainPolicy, DomainTable, RUNNING, Stage, Tsc, Vcpu, no_params};
 use crate::evtchn::EvtchnTable;
+use crate::grant::GrantTable;
 use crate::hvm::backend::{Event, Exit, GuestRegs, HvmBackend, Reg, Seg, Segment, Trap};
 use crate::hvm::vioapic::{Backing, Identity, Vioapic, Vioapics};
 use crate::hvm::vlapic::Vlapic;
 use crate::hypercall::{self, Ctx, Flow};
-use crate::hypervisor::{CpuState, Hypervisor, no_units};
+use crate::hypervisor::{CpuState, Hypervisor, no_graves, no_units};
 use crate::irq::{HardwareDomain, Vectors};
 use crate::machine::{Clock, Cpus, FrameMem, FrameSource, Machine, PinSetup, Platform};
 use crate::mm::{FrameInfo, FrameTable, Scrub};
 use crate::p2m::{Ept, Leaf, LeafLimit, M2p, P2m, P2mType};
 use crate::sched::credit2::{Config, Credit2};
+use crate::sched::dense::IdPool;
 use crate::sched::{CpuMask, CpuTopology, GroupId, Params, Sched, Scheduler, UnitId};
 use crate::sync::{Lock, Rank};
 use crate::testing::FakeMem;

@@ -89,7 +89,10 @@ impl World {
             timers: Timers::new(1, MAX_UNITS),
             cpus: [CpuState::default()].into(),
             vectors: crate::irq::Vectors::default(),
-            console: crate::console::Shared,
+            console: crate::console::Shared::new(alloc::boxed::Box::leak(
+                alloc::boxed::Box::default(),
+            )),
+            dump: crate::debug::cpus::Wanted::default(),
             wallclock: Lock::new(Rank::Leaf, WallClock::default()),
             options: crate::cmdline::Options::default(),
             host_msrs: crate::hvm::msr::HostMsrs::default(),
