@@ -15,6 +15,7 @@ mod options;
 mod serial;
 #[cfg(test)]
 mod tests;
+mod unused;
 mod value;
 
 pub use options::{

@@ -108,6 +108,9 @@ fn read_options(line: &'static str, info: &BootInfo<'_>) -> cmdline::Options<'st
     for c in complaints.iter() {
         log::warn!("{c}");
     }
+    for text in options.unheeded() {
+        log::warn!("command line: {text}");
+    }
     if complaints.left_out() > 0 {
         log::warn!(
             "command line: {} more words are not known and ignored",
@@ -151,11 +154,15 @@ pub(super) fn load(magic: u32, info: u32) -> (Loaded, Carver<'static>) {
             .into_owned()
             .into_boxed_str(),
     );
-    let dom0_line = info
+    let mut dom0_line = info
         .modules()
         .first()
         .map_or_else(Vec::new, |m| m.command_line.to_vec());
     let options = read_options(command_line, &info);
+    if !options.dom0_extra.is_empty() {
+        dom0_line.push(b' ');
+        dom0_line.extend_from_slice(options.dom0_extra);
+    }
     let loaded = Loaded {
         map,
         modules,
