@@ -54,10 +54,12 @@ impl World {
                 self.config(sbdf, reg, width, value);
             }
             1 => self.config(sbdf, 4, Width::Word, value & 0x547),
-            // Places where BARs do not overlap.
+            // Places where BARs do not overlap: one for each register of each function.
             2 => {
-                let reg = 0x10 + 4 * (place % 6);
-                let slot = 0x4000_0000 + u32::from(device) % 5 * 0x100_0000;
+                let bar = place % 6;
+                let reg = 0x10 + 4 * bar;
+                let function = u32::from(device) % ALL.len() as u32;
+                let slot = 0x4000_0000 + function * 0x200_0000 + u32::from(bar) * 0x20_0000;
                 let slots = [0, u32::MAX, slot, slot + 0x10_0000];
                 self.config(sbdf, reg, Width::Dword, slots[value as usize % 4]);
             }
@@ -125,6 +127,33 @@ impl World {
     }
 }
 
+impl World {
+    fn new() -> Self {
+        let bus = machine();
+        let mut vpci = Vpci::new();
+        let effects = vpci.scan(&bus, 0, 0..=1);
+        let mut world = Self {
+            bus,
+            vpci,
+            trapped: BTreeSet::new(),
+        };
+        world.apply(&effects);
+        world
+    }
+
+    fn run(&mut self, steps: &[(u8, u8, u16, u32)]) {
+        for step in steps {
+            self.step(step);
+            // A removed function is found again by the next access to it.
+            for sbdf in ALL {
+                let (_, effects) = self.vpci.config_read(&self.bus, sbdf, 8, Width::Dword);
+                self.apply(&effects);
+            }
+            self.check();
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
@@ -132,20 +161,8 @@ proptest! {
     fn only_bound_messages_leave_a_function(
         steps in proptest::collection::vec(any::<(u8, u8, u16, u32)>(), 1..120),
     ) {
-        let bus = machine();
-        let mut vpci = Vpci::new();
-        let effects = vpci.scan(&bus, 0, 0..=1);
-        let mut world = World { bus, vpci, trapped: BTreeSet::new() };
-        world.apply(&effects);
-        for step in &steps {
-            world.step(step);
-            // A removed function is found again by the next access to it.
-            for sbdf in ALL {
-                let (_, effects) = world.vpci.config_read(&world.bus, sbdf, 8, Width::Dword);
-                world.apply(&effects);
-            }
-            world.check();
-        }
+        let mut world = World::new();
+        world.run(&steps);
         for sbdf in ALL {
             let effects = world.vpci.remove(&world.bus, sbdf);
             world.apply(&effects);
