@@ -20,6 +20,7 @@ vcpus = 1
 kernel = "/var/lib/radon/vmlinuz"
 ramdisk = "/var/lib/radon/tiny.cpio"
 extra = "console=hvc0 quiet"
+vif = ["bridge=xenbr0"]
 "#;
 
 /// Its drivers for disks and network cards.
@@ -35,6 +36,14 @@ mount -t devtmpfs dev /dev
 for module in /modules/*.ko; do
     insmod "$module"
 done
+# What the kernel starts when the toolstack asks for an end.
+mkdir -p /sbin
+for command in poweroff reboot; do
+    printf '#!/bin/sh\nexec /bin/%s -f\n' "$command" >"/sbin/$command"
+    chmod 755 "/sbin/$command"
+done
+ip link set lo up
+[ -e /sys/class/net/eth0 ] && ip link set eth0 up && ip address add 10.0.2.16/24 dev eth0
 echo "tiny: Linux $(uname -r), up after $(cut -d' ' -f1 /proc/uptime) s"
 cd /root
 setsid -c sh

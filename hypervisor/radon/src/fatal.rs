@@ -10,10 +10,9 @@
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use radon_x86::clock::Reference;
 use radon_x86::machine::Power;
 use radon_x86::traps::TrapFrame;
-use radon_x86::{cpu, machine, nmi, paging, percpu};
+use radon_x86::{clock, cpu, machine, nmi, paging, percpu};
 use spin::Once;
 
 use crate::console;
@@ -203,10 +202,8 @@ fn end(out: &mut Raw) -> ! {
         cpu::stop()
     }
     let _ = writeln!(out, "Reboot in five seconds...");
-    // The PIT needs no tables and no calibration; 50 ms is near its limit.
-    for _ in 0..100 {
-        let _ = Reference::Pit.wait(50_000_000);
-    }
+    // The PIT needs no tables and no calibration.
+    clock::pit_spin(5_000_000_000);
     machine::reboot(POWER.get().copied().unwrap_or_default())
 }
 

@@ -180,13 +180,16 @@ pub fn send_startup(apic_id: u32, page: u8) {
     icr(apic_id, 1 << 14 | 6 << 8 | u32::from(page));
 }
 
-/// Measures the timer against `wait`, which returns the nanoseconds that it really took.
-pub fn calibrate(wait: impl FnOnce() -> u64) {
+/// Measures the timer: `rate` gets a reader of its count and returns that counter's ticks per
+/// second.
+pub fn calibrate(rate: impl FnOnce(&mut dyn FnMut() -> u64) -> u64) {
     write(REG_INIT_COUNT, u32::MAX);
-    let ns = wait();
-    let ticks = u64::from(u32::MAX - read(REG_CUR_COUNT));
+    let hz = rate(&mut || u64::from(u32::MAX - read(REG_CUR_COUNT)));
     write(REG_INIT_COUNT, 0);
-    TICKS_PER_2_20_NS.store((ticks << 20) / ns.max(1), Ordering::Relaxed);
+    TICKS_PER_2_20_NS.store(
+        ((u128::from(hz) << 20) / 1_000_000_000) as u64,
+        Ordering::Relaxed,
+    );
 }
 
 /// Ticks per second of the timer.

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use crate::calibrate::{Counter, measure};
 use crate::cpu;
 
 /// TSC ticks per second.
@@ -22,55 +23,92 @@ pub enum Reference {
     Pit,
 }
 
+/// Femtoseconds per second.
+const FEMTO: u64 = 1_000_000_000_000_000;
 const PM_HZ: u64 = 3_579_545;
 const PIT_HZ: u64 = 1_193_182;
 
+/// The main counter of a mapped HPET, low half.
+struct HpetCounter(usize);
+
+impl Counter for HpetCounter {
+    const MASK: u64 = 0xffff_ffff;
+
+    fn read(&mut self) -> u64 {
+        // SAFETY: the mapped HPET register page; 0xf0 is the main counter.
+        u64::from(unsafe { core::ptr::read_volatile((self.0 + 0xf0) as *const u32) })
+    }
+}
+
+struct PmCounter(u16);
+
+impl Counter for PmCounter {
+    const MASK: u64 = 0xff_ffff;
+
+    fn read(&mut self) -> u64 {
+        u64::from(cpu::inl(self.0))
+    }
+}
+
+/// Channel 2 in mode 0 from 65536 downwards, which goes on past zero.
+struct PitCounter {
+    gate: u8,
+}
+
+impl PitCounter {
+    fn start() -> Self {
+        let gate = cpu::inb(0x61) & !3;
+        cpu::outb(0x61, gate);
+        cpu::outb(0x43, 0xb0); // channel 2, both bytes, mode 0
+        cpu::outb(0x42, 0);
+        cpu::outb(0x42, 0);
+        cpu::outb(0x61, gate | 1);
+        Self { gate }
+    }
+}
+
+impl Drop for PitCounter {
+    fn drop(&mut self) {
+        cpu::outb(0x61, self.gate);
+    }
+}
+
+impl Counter for PitCounter {
+    const MASK: u64 = 0xffff;
+
+    fn read(&mut self) -> u64 {
+        cpu::outb(0x43, 0x80); // latch channel 2
+        let low = u64::from(cpu::inb(0x42));
+        (u64::from(cpu::inb(0x42)) << 8 | low).wrapping_neg()
+    }
+}
+
 impl Reference {
-    /// Spins for about `ns`; returns the time that really went by and the TSC ticks in it.
-    #[must_use]
-    pub fn wait(self, ns: u64) -> (u64, u64) {
-        match self {
-            Self::Hpet(base, period_fs) => {
-                // SAFETY: the mapped HPET register page; 0xf0 is the main counter.
-                let read = || unsafe { core::ptr::read_volatile((base + 0xf0) as *const u32) };
-                let want = (u128::from(ns) * 1_000_000 / u128::from(period_fs.max(1))) as u32;
-                let (c0, t0) = (read(), cpu::rdtsc());
-                let (mut c1, mut t1) = (c0, t0);
-                while c1.wrapping_sub(c0) < want {
-                    c1 = read();
-                    t1 = cpu::rdtsc();
-                }
-                let ns =
-                    (u128::from(c1.wrapping_sub(c0)) * u128::from(period_fs) / 1_000_000) as u64;
-                (ns, t1 - t0)
+    /// Ticks of the counter that `read` returns per second, measured over at least `ns`; and
+    /// by how many parts in a million that may be wrong.
+    pub fn rate(self, ns: u64, read: impl FnMut() -> u64) -> (u64, u64) {
+        // Femtoseconds per tick of the reference.
+        let (period, span) = match self {
+            Self::Hpet(base, period) => {
+                let period = u64::from(period.max(1));
+                let ticks = (u128::from(ns) * 1_000_000 / u128::from(period)) as u64;
+                (period, measure(&mut HpetCounter(base), ticks, read))
             }
             Self::PmTimer(port) => {
-                let want = (ns * PM_HZ / 1_000_000_000) as u32;
-                let (c0, t0) = (cpu::inl(port) & 0xff_ffff, cpu::rdtsc());
-                let (mut gone, mut t1) = (0, t0);
-                while gone < want {
-                    gone = (cpu::inl(port) & 0xff_ffff).wrapping_sub(c0) & 0xff_ffff;
-                    t1 = cpu::rdtsc();
-                }
-                (u64::from(gone) * 1_000_000_000 / PM_HZ, t1 - t0)
+                let ticks = ns * PM_HZ / 1_000_000_000;
+                (FEMTO / PM_HZ, measure(&mut PmCounter(port), ticks, read))
             }
             Self::Pit => {
-                let ticks = (ns * PIT_HZ / 1_000_000_000).clamp(1, 0xffff);
-                let gate = cpu::inb(0x61) & !3;
-                cpu::outb(0x61, gate);
-                cpu::outb(0x43, 0xb0); // channel 2, both bytes, mode 0
-                cpu::outb(0x42, ticks as u8);
-                cpu::outb(0x42, (ticks >> 8) as u8);
-                cpu::outb(0x61, gate | 1);
-                let t0 = cpu::rdtsc();
-                while cpu::inb(0x61) & 0x20 == 0 {
-                    cpu::pause();
-                }
-                let t1 = cpu::rdtsc();
-                cpu::outb(0x61, gate);
-                (ticks * 1_000_000_000 / PIT_HZ, t1 - t0)
+                let ticks = ns * PIT_HZ / 1_000_000_000;
+                (
+                    FEMTO / PIT_HZ,
+                    measure(&mut PitCounter::start(), ticks, read),
+                )
             }
-        }
+        };
+        let took = u128::from(span.reference.max(1)) * u128::from(period);
+        let hz = u128::from(span.measured) * u128::from(FEMTO) / took;
+        (hz as u64, span.doubt * 1_000_000 / span.measured.max(1))
     }
 }
 
@@ -79,16 +117,11 @@ pub fn start() {
     BOOT_TSC.store(cpu::rdtsc(), Ordering::Relaxed);
 }
 
-/// Measures the TSC: the best of three runs of `ns` each.
+/// Measures the TSC for at least `ns`; returns the doubt in parts per million.
 pub fn calibrate(r: Reference, ns: u64) -> u64 {
-    let mut best = u64::MAX;
-    for _ in 0..3 {
-        let (took, ticks) = r.wait(ns);
-        let hz = (u128::from(ticks) * 1_000_000_000 / u128::from(took.max(1))) as u64;
-        best = best.min(hz);
-    }
-    set_hz(best);
-    best
+    let (hz, doubt) = r.rate(ns, cpu::rdtsc);
+    set_hz(hz);
+    doubt
 }
 
 /// Sets the frequency, measured or told by CPUID.
@@ -141,6 +174,29 @@ pub fn tsc_of(ns: u64) -> u64 {
 #[must_use]
 pub fn now() -> u64 {
     ns_of(cpu::rdtsc())
+}
+
+/// Burns about `ns` by the PIT, which every machine has and nobody has to measure first.
+pub fn pit_spin(ns: u64) {
+    let mut pit = PitCounter::start();
+    let (mut gone, mut last) = (0, pit.read());
+    // A machine that has none must not wait for ever: three port accesses take 100 ns and more.
+    for _ in 0..ns / 100 {
+        if gone >= ns * PIT_HZ / 1_000_000_000 {
+            break;
+        }
+        let count = pit.read();
+        gone += count.wrapping_sub(last) & PitCounter::MASK;
+        last = count;
+    }
+}
+
+/// Burns at least `ns`; for the boot only, once the TSC is measured.
+pub fn spin(ns: u64) {
+    let end = now().saturating_add(ns);
+    while now() < end {
+        cpu::pause();
+    }
 }
 
 /// Seconds since 1970 from the CMOS clock (read once at boot; dom0 owns the RTC afterwards).

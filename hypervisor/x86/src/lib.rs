@@ -7,6 +7,7 @@
 extern crate alloc;
 
 pub mod apic;
+mod calibrate;
 pub mod clock;
 pub mod cpu;
 pub mod directmap;

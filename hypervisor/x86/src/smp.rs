@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use xen_abi::Maddr;
 
-use crate::clock::Reference;
+use crate::clock;
 use crate::directmap::ptr;
 use crate::{apic, cpu, paging};
 
@@ -104,7 +104,6 @@ pub fn start(
     index: u32,
     stack_top: u64,
     entry: extern "C" fn(u32) -> !,
-    time: Reference,
 ) -> bool {
     let base = &raw const ap_trampoline as u64;
     let off = |p: *const u8| (p as u64 - base) as usize;
@@ -130,23 +129,23 @@ pub fn start(
     }
     core::sync::atomic::fence(Ordering::SeqCst);
     apic::send_init(apic_id);
-    let _ = time.wait(1_000_000);
+    clock::spin(1_000_000);
     apic::send_init_deassert(apic_id);
-    let _ = time.wait(9_000_000);
+    clock::spin(9_000_000);
     for _ in 0..2 {
         apic::send_startup(apic_id, (page.0 >> 12) as u8);
         for _ in 0..100 {
             if STARTED.load(Ordering::Acquire) == index {
                 return true;
             }
-            let _ = time.wait(1_000_000);
+            clock::spin(1_000_000);
         }
     }
     for _ in 0..900 {
         if STARTED.load(Ordering::Acquire) == index {
             return true;
         }
-        let _ = time.wait(1_000_000);
+        clock::spin(1_000_000);
     }
     false
 }

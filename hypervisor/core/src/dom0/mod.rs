@@ -2,4 +2,5 @@
 
 pub mod acpi;
 pub mod build;
+pub mod command_line;
 pub mod memory_map;

@@ -31,8 +31,7 @@ pub(super) fn start(boot: &Boot, max: usize) -> u32 {
             break;
         }
         let stack = new_stack(STACK_PAGES);
-        let reference = boot.platform.reference;
-        if smp::start(Maddr(low_page), id, index, stack, ap_main, reference) {
+        if smp::start(Maddr(low_page), id, index, stack, ap_main) {
             index += 1;
         } else {
             log::error!("CPU with APIC id {id} does not start: it stays unused");

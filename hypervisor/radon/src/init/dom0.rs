@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use radon_core::dom0::acpi::HostTable;
 use radon_core::dom0::build::{self, HostIoApic, Input};
+use radon_core::dom0::command_line;
 use radon_core::domain::Domain;
 use radon_core::hypervisor::Hypervisor;
 use radon_core::machine::Machine;
@@ -115,10 +116,12 @@ pub(super) fn build<M: Machine>(hv: &Hypervisor<M>, parts: Parts) -> Arc<Domain<
         .resolve(total << 12, hv.mm.stats().free << 12)
         .unwrap_or_else(|e| fatal::refuse(&e));
     let ioapics = host_ioapics();
+    // No IOMMU is driven yet, whatever the machine has.
+    let command_line = command_line::with_bounce_buffers(&parts.command_line);
     let input = Input {
         memory: parts.map.as_slice(),
         kernel: bytes,
-        command_line: &parts.command_line,
+        command_line: &command_line,
         initrd: parts.modules.get(1).map(|m| (Maddr(m.at), m.len)),
         pages: memory.initial >> 12,
         vcpus: hv.options.dom0_max_vcpus.resolve(hv.cpus.len() as u32, 128),

@@ -93,8 +93,11 @@ fn calibrate(fw: &Firmware) -> Reference {
     let r = hpet
         .or(fw.pm_timer.map(Reference::PmTimer))
         .unwrap_or(Reference::Pit);
-    clock::calibrate(r, 10_000_000);
-    apic::calibrate(|| r.wait(10_000_000).0);
+    let doubt = clock::calibrate(r, 20_000_000);
+    if doubt > 200 {
+        log::warn!("TSC measured to {doubt} ppm only: the clocks of all domains may drift");
+    }
+    apic::calibrate(|read| r.rate(10_000_000, read).0);
     r
 }
 
