@@ -31,8 +31,8 @@ pub(crate) fn answer() -> Result<()> {
 
 /// Runs a thread on every CPU for so many seconds. Each compares its clock with
 /// the latest reading that any of them published: a clock that lags behind
-/// another CPU's, or steps back, is caught.
-pub(crate) fn monotonic(seconds: u64) -> Result<()> {
+/// another CPU's, or steps back, is caught. Between readings it sums up `work` bytes.
+pub(crate) fn monotonic(seconds: u64, work: usize) -> Result<()> {
     let cpus = std::thread::available_parallelism()?.get();
     let latest = AtomicI64::new(0);
     let stop = AtomicBool::new(false);
@@ -40,7 +40,7 @@ pub(crate) fn monotonic(seconds: u64) -> Result<()> {
         let handles: Vec<_> = (0..cpus)
             .map(|cpu| {
                 let (latest, stop) = (&latest, &stop);
-                scope.spawn(move || watch(cpu, latest, stop))
+                scope.spawn(move || watch(cpu, work, latest, stop))
             })
             .collect();
         std::thread::sleep(Duration::from_secs(seconds));
@@ -61,11 +61,12 @@ pub(crate) fn monotonic(seconds: u64) -> Result<()> {
     Ok(())
 }
 
-fn watch(cpu: usize, latest: &AtomicI64, stop: &AtomicBool) -> Result<u64> {
+fn watch(cpu: usize, work: usize, latest: &AtomicI64, stop: &AtomicBool) -> Result<u64> {
     let mut set = CpuSet::new();
     set.set(cpu);
     sched_setaffinity(None, &set).context("moving to the CPU")?;
     let mut readings = 0;
+    let bytes = vec![1u8; work];
     while !stop.load(Ordering::Relaxed) {
         let before = latest.load(Ordering::SeqCst);
         let now = monotonic_ns();
@@ -75,6 +76,11 @@ fn watch(cpu: usize, latest: &AtomicI64, stop: &AtomicBool) -> Result<u64> {
         }
         latest.fetch_max(now, Ordering::SeqCst);
         readings += 1;
+        let sum: usize = std::hint::black_box(&bytes)
+            .iter()
+            .map(|&b| usize::from(b))
+            .sum();
+        ensure!(sum == work, "the sum of {work} ones is {sum}");
     }
     Ok(readings)
 }

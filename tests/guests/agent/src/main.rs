@@ -14,7 +14,7 @@ const HELP: &str = "\
 usage: agent disk DEVICE MIB THREADS        write, read back and verify in parallel
        agent send ADDRESS:PORT BYTES SEED   stream to the harness
        agent receive ADDRESS:PORT BYTES SEED
-       agent monotonic SECONDS              clocks of all CPUs never step back
+       agent monotonic SECONDS [busy]       clocks of all CPUs never step back
        agent sleeps                         sleeps are neither short nor long
        agent hypercalls | msrs | cpuid | ports   misbehave
        agent clocks                         answers each line with CLOCK_MONOTONIC and
@@ -37,7 +37,8 @@ fn run(words: &[&str]) -> Result<()> {
         ["disk", device, mib, threads] => disk::exercise(device, mib.parse()?, threads.parse()?),
         ["send", server, bytes, seed] => net::send(server, bytes.parse()?, seed.parse()?),
         ["receive", server, bytes, seed] => net::receive(server, bytes.parse()?, seed.parse()?),
-        ["monotonic", seconds] => clock::monotonic(seconds.parse()?),
+        ["monotonic", seconds] => clock::monotonic(seconds.parse()?, 0),
+        ["monotonic", seconds, "busy"] => clock::monotonic(seconds.parse()?, 1 << 16),
         ["sleeps"] => clock::sleeps(),
         ["hypercalls"] => hostile::hypercalls(),
         ["msrs"] => hostile::msrs(),

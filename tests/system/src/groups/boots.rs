@@ -23,7 +23,7 @@ fn full(
     let mut up = None;
     report.check(&format!("{full_name}/userland"), || {
         let boot = env.dom0(group, name, machine, dom0)?;
-        let userland = Userland::wait(env.start(boot)?, BOOT)?;
+        let userland = Userland::boot(env, &boot, BOOT)?;
         let remark = format!("{:.1} s of wall time", userland.session.age().as_secs_f32());
         up = Some(userland);
         Ok(remark)
@@ -132,7 +132,7 @@ pub(crate) fn memory(env: &Env, report: &mut Report) -> Result<()> {
         };
         report.check(&format!("memory/{name}"), || {
             let boot = env.dom0("memory", name, machine, &dom0)?;
-            let mut userland = Userland::wait(env.start(boot)?, BOOT)?;
+            let mut userland = Userland::boot(env, &boot, BOOT)?;
             let text = userland.run("awk '/MemTotal/ {print $2}' /proc/meminfo", 20)?;
             let total = text.parse::<u32>()? / 1024;
             ensure!(
@@ -165,7 +165,7 @@ pub(crate) fn endings(env: &Env, report: &mut Report) -> Result<()> {
                 ..Dom0::default()
             };
             let boot = env.dom0("endings", name, env.machine("qemu-svm")?, &dom0)?;
-            let mut userland = Userland::wait(env.start(boot)?, BOOT)?;
+            let mut userland = Userland::boot(env, &boot, BOOT)?;
             let session = &mut userland.session;
             session.console.send(&format!("{command}\n"))?;
             let line = if name == "reboot" {

@@ -96,7 +96,7 @@ pub(super) fn switch(userland: &mut Userland, to: &str) -> Result<String> {
 fn keys(env: &Env, report: &mut Report, group: &str, boot: Boot, structure: &str) -> Result<()> {
     let mut up = None;
     report.check(&format!("{group}/userland"), || {
-        up = Some(Userland::wait(env.start(boot)?, BOOT)?);
+        up = Some(Userland::boot(env, &boot, BOOT)?);
         Ok("")
     });
     let Some(mut userland) = up else {

@@ -78,10 +78,7 @@ fn exercise(
 ) -> Result<()> {
     let mut up = None;
     report.check(&format!("{group}/userland"), || {
-        up = Some(Userland::wait(
-            env.start(boot(env, group, arguments)?)?,
-            BOOT,
-        )?);
+        up = Some(Userland::boot(env, &boot(env, group, arguments)?, BOOT)?);
         Ok("")
     });
     let Some(mut userland) = up else {
@@ -161,7 +158,7 @@ pub(crate) fn intx(env: &Env, report: &mut Report) -> Result<()> {
 pub(crate) fn load(env: &Env, report: &mut Report) -> Result<()> {
     let server = NetServer::start()?;
     report.check("load/nic-and-disk", || {
-        let mut userland = Userland::wait(env.start(boot(env, "load", "")?)?, BOOT)?;
+        let mut userland = Userland::boot(env, &boot(env, "load", "")?, BOOT)?;
         let cards = network(&mut userland, server.port())?;
         let address = &cards[0].2;
         let script = format!(

@@ -92,7 +92,7 @@ fn provoke(env: &Env, group: &str, machine: Machine, dom0: Dom0, fault: &Fault) 
         ..dom0
     };
     let boot = env.dom0(group, fault.name, machine.cpus(fault.cpus), &dom0)?;
-    let mut userland = Userland::wait(env.start(boot)?, BOOT)?;
+    let mut userland = Userland::boot(env, &boot, BOOT)?;
     // The CPU has a vCPU to run when it happens (of two, which one is Linux' choice).
     userland.run("(while :; do :; done &)", 30)?;
     let context = match fault.cpus {

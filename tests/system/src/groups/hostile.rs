@@ -10,7 +10,7 @@ use crate::userland::Userland;
 fn attack(env: &Env, report: &mut Report, group: &str, boot: Boot) -> Result<()> {
     let mut up = None;
     report.check(&format!("{group}/userland"), || {
-        up = Some(Userland::wait(env.start(boot)?, BOOT)?);
+        up = Some(Userland::boot(env, &boot, BOOT)?);
         Ok("")
     });
     let Some(mut userland) = up else {
