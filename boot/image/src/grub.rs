@@ -36,7 +36,8 @@ pub struct Entry {
 /// serial line carries GRUB's own messages.
 pub fn config(entries: &[Entry]) -> String {
     let mut text = String::from(
-        "set timeout=0\nset default=0\nserial --unit=0 --speed=115200\n\
+        "set timeout=0\nset default=0\n\
+         insmod all_video\nserial --unit=0 --speed=115200\n\
          terminal_input serial console\nterminal_output serial console\n",
     );
     for (index, entry) in entries.iter().enumerate() {

@@ -32,6 +32,10 @@ multiboot2_header:
     .short 4, 1
     .long 12
     .long 2
+    .align 8                    # framebuffer: welcome, in any size and depth
+    .short 5, 1
+    .long 20
+    .long 0, 0, 0
     .align 8                    # end
     .short 0, 0
     .long 8

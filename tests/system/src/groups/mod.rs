@@ -8,6 +8,7 @@ mod devices;
 mod faults;
 mod hostile;
 mod refusals;
+mod screen;
 mod time;
 
 use anyhow::Result;
@@ -156,6 +157,11 @@ pub(crate) const GROUPS: &[Group] = &[
         "refusals",
         "SVM: what cannot work is refused in one clear line",
         refusals::refusals,
+    ),
+    short(
+        "screen",
+        "SVM: the refusal on a text screen and in a framebuffer",
+        screen::screen,
     ),
     short(
         "cpu-models",
