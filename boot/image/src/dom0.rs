@@ -19,16 +19,29 @@ pub const LABEL: &str = "radon-dom0";
 const PACKAGES: &str =
     "bash,iproute2,iputils-ping,kmod,pciutils,util-linux,procps,less,fio,iperf3,ethtool";
 
+/// Debian's own toolstack, with the programs that its scripts call.
+const XEN_PACKAGES: &str = ",xen-utils-4.20,xen-utils-common,xenstore-utils,bridge-utils,python3";
+
 /// Size of the file system; the file is sparse.
 const SIZE: &str = "1400M";
 
 /// The root disk for `kernel`, made when missing or when the script that fills it has
 /// changed. The init in it is replaced by the initramfs's, so that one need not be in step.
 pub fn root_disk(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
+    make(layout, kernel, "dom0", "")
+}
+
+/// The same with Debian's Xen tools in it, for which [`crate::initrd::debian`] brings
+/// guests but no tools of ours in their place.
+pub fn debian_disk(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
+    make(layout, kernel, "dom0-xen-utils", XEN_PACKAGES)
+}
+
+fn make(layout: &Layout, kernel: &Kernel, name: &str, more: &str) -> Result<PathBuf> {
     let init = layout.script("boot/dom0/radon-init");
     let image = layout
         .cache()
-        .join(format!("dom0-{}.img", kernel.release()));
+        .join(format!("{name}-{}.img", kernel.release()));
     if newer(&image, &layout.script("boot/dom0/fill.sh"))? {
         return Ok(image);
     }
@@ -56,7 +69,7 @@ pub fn root_disk(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
         "--format=null",
         "--architectures=amd64",
     ]);
-    command.arg(format!("--include={PACKAGES}"));
+    command.arg(format!("--include={PACKAGES}{more}"));
     command
         .arg("--dpkgopt=path-exclude=/usr/share/man/*")
         .arg("--dpkgopt=path-exclude=/usr/share/locale/*");
@@ -69,7 +82,7 @@ pub fn root_disk(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
     step::logged(
         "making dom0's root disk (Debian 13, a minute or two, once)",
         &mut command,
-        &layout.cache().join("dom0.log"),
+        &layout.cache().join(format!("{name}.log")),
     )?;
     std::fs::rename(&part, &image).context("dom0's root disk was not made")?;
     Ok(image)

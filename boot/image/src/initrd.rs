@@ -49,15 +49,25 @@ pub fn test(layout: &Layout, kernel: &Kernel, agent: Option<&Path>) -> Result<Pa
 
 /// Makes the initramfs that mounts dom0's root and brings the tools; returns its path.
 pub fn dom0(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
+    rooted(layout, kernel, "dom0", "tools/")
+}
+
+/// The same for a root with Debian's Xen tools: ours are put aside, under `/opt/radon`.
+pub fn debian(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
+    rooted(layout, kernel, "debian", "tools/opt/radon/")
+}
+
+fn rooted(layout: &Layout, kernel: &Kernel, name: &str, programs: &str) -> Result<PathBuf> {
     let mut archive = base(layout, kernel, DRIVERS, "initrd-init")?;
     let busybox = std::fs::read(busybox()?).context("reading busybox")?;
-    tools::add(&mut archive, layout, "tools/", &busybox, Some(kernel))?;
+    tools::programs(&mut archive, layout, programs)?;
+    tools::guest(&mut archive, "tools/", &busybox, kernel)?;
     let init = layout.script("boot/dom0/radon-init");
     let init = std::fs::read(&init).with_context(|| format!("reading {}", init.display()))?;
     archive.file("tools/usr/sbin/radon-init", 0o755, &init);
     write(
         layout,
-        &format!("initrd-dom0-{}.cpio", kernel.release()),
+        &format!("initrd-{name}-{}.cpio", kernel.release()),
         archive,
     )
 }

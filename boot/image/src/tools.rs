@@ -50,32 +50,31 @@ setsid -c sh
 poweroff -f
 "#;
 
-/// Adds the tools below `prefix` (`""` or `"tools/"`), with the guest when there is a kernel.
+/// Adds the programs below `prefix` (`""` or `"tools/"`).
 ///
 /// # Errors
 /// When they have not been built.
-pub fn add(
-    archive: &mut Archive,
-    layout: &Layout,
-    prefix: &str,
-    busybox: &[u8],
-    kernel: Option<&Kernel>,
-) -> Result<()> {
+pub fn programs(archive: &mut Archive, layout: &Layout, prefix: &str) -> Result<()> {
     for name in PROGRAMS {
         let path = layout.tools().join(name);
         let content = std::fs::read(&path)
             .with_context(|| format!("reading {}: build it first", path.display()))?;
         archive.file(&format!("{prefix}usr/sbin/{name}"), 0o755, &content);
     }
-    if let Some(kernel) = kernel {
-        let path = kernel.vmlinuz();
-        let content =
-            std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        archive.file(&format!("{prefix}var/lib/radon/vmlinuz"), 0o644, &content);
-        let tiny = tiny(busybox, kernel)?;
-        archive.file(&format!("{prefix}var/lib/radon/tiny.cpio"), 0o644, &tiny);
-        archive.file(&format!("{prefix}etc/xen/tiny.cfg"), 0o644, TINY.as_bytes());
-    }
+    Ok(())
+}
+
+/// Adds the guest below `prefix`: its kernel, its file system, its configuration.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub fn guest(archive: &mut Archive, prefix: &str, busybox: &[u8], kernel: &Kernel) -> Result<()> {
+    let path = kernel.vmlinuz();
+    let content = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    archive.file(&format!("{prefix}var/lib/radon/vmlinuz"), 0o644, &content);
+    let tiny = tiny(busybox, kernel)?;
+    archive.file(&format!("{prefix}var/lib/radon/tiny.cpio"), 0o644, &tiny);
+    archive.file(&format!("{prefix}etc/xen/tiny.cfg"), 0o644, TINY.as_bytes());
     Ok(())
 }
 

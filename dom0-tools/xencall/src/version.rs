@@ -83,7 +83,7 @@ impl Xen {
             minor: version & 0xffff,
             extra: text(&extra),
             changeset: text(&changeset),
-            capabilities: text(&capabilities).trim_end().to_owned(),
+            capabilities: text(&capabilities),
             page_size: self.call_plain(call("XENVER_pagesize", XENVER_pagesize), [0; 2])?,
             virt_start: platform.virt_start,
             command_line: text(&command_line),

@@ -107,6 +107,7 @@ commands! {
         "-i, --ignore-host  Don't limit the vCPU based on the host CPU count";
     "info", info::info, "[options] [field]", "Get information about Xen host",
         "-n, --numa         List host NUMA topology information";
+    "vm-list", list::vm_list, "", "List guest domains, excluding dom0, stubdoms, etc.", "";
     "claims", list::claims, "", "List outstanding claim information about all domains", "";
     "sched-credit2", sched::credit2, "[-d <Domain> [-w[=WEIGHT]|-c[=CAP]]] [-s [-r RLIMIT]] [-p CPUPOOL]",
         "Get/set credit2 scheduler parameters",

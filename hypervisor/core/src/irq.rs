@@ -175,6 +175,12 @@ impl<M: Machine> HardwareDomain<M> {
         self.apply(hv, d, &effects);
     }
 
+    /// Whether a PCI function is known.
+    pub fn has_function(&self, segment: u16, bus: u8, devfn: u8) -> bool {
+        let sbdf = Sbdf::from_bdf(segment, u16::from(bus) << 8 | u16::from(devfn));
+        self.vpci.lock().has_function(sbdf)
+    }
+
     /// Traps and untraps pages. dom0 may point a BAR wherever it likes: what is not a device's
     /// page there, RAM above all, is left as it is.
     fn apply(&self, hv: &Hypervisor<M>, d: &Domain<M>, e: &Effects) {

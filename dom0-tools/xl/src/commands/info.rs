@@ -108,6 +108,8 @@ pub(crate) fn info(context: &mut Context, words: &[String]) -> Result {
         ("cc_compile_by", compile_by.clone()),
         ("cc_compile_domain", compile_domain.clone()),
         ("cc_compile_date", compile_date.clone()),
+        // The image carries none, and so does Xen's xl say it.
+        ("build_id", "(null)".into()),
         ("xend_config_format", "4".into()),
     ];
     if args.has(crate::args::JSON) {
@@ -119,10 +121,13 @@ pub(crate) fn info(context: &mut Context, words: &[String]) -> Result {
         say!("{}", Json::Object(members.collect()));
         return Ok(());
     }
-    if let Some(wanted) = args.operands.first() {
-        // One field, without its name.
-        if let Some((_, value)) = fields.iter().find(|(name, _)| name == wanted) {
-            say!("{}", value.trim());
+    // All fields whose names begin so, without the names; the whole list has no room for it.
+    if let Some(wanted) = args.operands.first().filter(|_| !args.has('n')) {
+        for (_, value) in fields
+            .iter()
+            .filter(|(name, _)| name.starts_with(wanted.as_str()))
+        {
+            say!("{}", value.trim_start());
         }
         return Ok(());
     }

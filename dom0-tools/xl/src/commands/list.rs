@@ -1,7 +1,10 @@
-//! `list`, `vm-list`'s columns included in `-v`, `claims`.
+//! `list`, `vm-list`, `claims`.
 
 use toolstack::records;
-use xen_abi::sched::SHUTDOWN_crash;
+use xen_abi::sched::{
+    SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_soft_reset, SHUTDOWN_suspend,
+    SHUTDOWN_watchdog,
+};
 use xencall::DomainInfo;
 use xlcfg::{Source, Uuid};
 
@@ -12,13 +15,22 @@ use crate::output::say;
 
 /// The letters of a domain's state.
 pub(crate) fn state(info: &DomainInfo) -> String {
-    let is_crashed = info.shutdown_reason() == Some(SHUTDOWN_crash);
+    // A plain poweroff has no letter of its own.
+    let reason = match info.shutdown_reason() {
+        None | Some(SHUTDOWN_poweroff) => '-',
+        Some(SHUTDOWN_reboot) => 'r',
+        Some(SHUTDOWN_suspend) => 's',
+        Some(SHUTDOWN_crash) => 'c',
+        Some(SHUTDOWN_watchdog) => 'w',
+        Some(SHUTDOWN_soft_reset) => 'S',
+        Some(_) => '?',
+    };
     let letters = [
         (info.is_running(), 'r'),
         (info.is_blocked(), 'b'),
         (info.is_paused(), 'p'),
         (info.is_shutdown(), 's'),
-        (is_crashed, 'c'),
+        (true, reason),
         (info.is_dying(), 'd'),
     ];
     letters
@@ -189,6 +201,31 @@ fn long(context: &mut Context, domains: &[DomainInfo], is_list: bool) -> Result 
             all.extend(last);
             say!("{}", Json::List(all));
         }
+    }
+    Ok(())
+}
+
+/// `vm-list`: guests by UUID.
+pub(crate) fn vm_list(context: &mut Context, words: &[String]) -> Result {
+    let args = super::parse!(words, "vm-list", "", &[], (0, 0));
+    let domains = context.xen()?.domains()?;
+    if args.has(crate::args::JSON) {
+        let mut all = Vec::new();
+        for info in &domains {
+            all.push(summary(context, info)?);
+        }
+        say!("{}", Json::List(all));
+        return Ok(());
+    }
+    say!("UUID                                  ID    name");
+    for info in &domains {
+        let d = info.domain();
+        say!(
+            "{}  {}    {:<30}",
+            Uuid(info.0.handle),
+            d.0,
+            context.name(d)?
+        );
     }
     Ok(())
 }

@@ -79,7 +79,7 @@ pub(crate) fn list(context: &mut Context, words: &[String]) -> Result {
                 format!("{:>5} {:>3}-p", '-', '-')
             };
             say!(
-                "{name:<32} {:>5} {vcpu:>5} {place} {:>9.1}  {hard} / {soft}",
+                "{name:<32} {:>5} {vcpu:>5}{place} {:>9.1}  {hard} / {soft}",
                 d.0,
                 seconds(state.cpu_time),
             );

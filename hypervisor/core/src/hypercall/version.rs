@@ -19,11 +19,11 @@ ops! { "xen_version":
     XENVER_pagesize = Hook => pagesize;
     XENVER_guest_handle = Hook => guest_handle;
     XENVER_commandline = Hook => commandline;
-    XENVER_build_id = missing;
+    XENVER_build_id = Hook => build_id;
     XENVER_extraversion2 = Hook => extraversion2;
     XENVER_capabilities2 = Hook => capabilities2;
     XENVER_changeset2 = Hook => changeset2;
-    XENVER_commandline2 = Hook => commandline;
+    XENVER_commandline2 = Hook => commandline2;
 }
 
 /// 4.20: what guests and toolstacks compare.
@@ -145,4 +145,13 @@ fn guest_handle<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -
 
 fn commandline<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
     fixed::<M, 1024>(c, a[0], c.hv.command_line)
+}
+
+fn commandline2<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
+    varbuf(c, a[0], c.hv.command_line)
+}
+
+/// The image carries no build id, which toolstacks tell from an unknown operation.
+fn build_id<M: Machine>(_: &mut Ctx<'_, M>, _: Granted<Hook>, _: [u64; 3]) -> OpResult {
+    Err(Errno::ENODATA)
 }

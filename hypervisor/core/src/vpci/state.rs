@@ -83,6 +83,12 @@ impl Vpci {
         self.functions.keys().copied()
     }
 
+    /// Whether a function is known.
+    #[must_use]
+    pub fn has_function(&self, sbdf: Sbdf) -> bool {
+        self.functions.contains_key(&sbdf)
+    }
+
     /// Calls `f` with each BAR of a known function.
     pub fn for_each_bar<H: PciHost>(&self, host: &H, sbdf: Sbdf, f: impl FnMut(Bar)) {
         if let Some(function) = self.functions.get(&sbdf) {

@@ -3,6 +3,7 @@
 mod boots;
 mod command;
 mod cpu_models;
+mod debian_tools;
 mod debug_keys;
 mod devices;
 mod faults;
@@ -167,6 +168,11 @@ pub(crate) const GROUPS: &[Group] = &[
         "cpu-models",
         "Bochs: CPUs without 64-bit mode, VMX, SVM, nested paging, unrestricted guest",
         cpu_models::refusals,
+    ),
+    long(
+        "debian-tools",
+        "SVM: Debian's own xl, stores and console daemon in dom0, and ours beside them",
+        debian_tools::svm,
     ),
     native(short(
         "bochs",

@@ -1,17 +1,27 @@
 //! vCPUs as the toolstack schedules and sees them.
 
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use xen_abi::Errno;
 use xen_abi::domctl::*;
+use xen_abi::{Errno, VcpuId};
 
 use super::super::{Ctx, OK, OpResult};
 use super::{Op, domain, read_bitmap, write_bitmap};
 use crate::access::{Granted, Priv};
-use crate::domain::vcpu::{NO_CPU, stop};
+use crate::domain::Domain;
+use crate::domain::vcpu::{NO_CPU, Vcpu, stop};
 use crate::hypervisor::work;
 use crate::machine::Machine;
 use crate::sched::{CpuMask, Params, Scheduler, XEN_SCHEDULER_CREDIT2};
+
+/// A vCPU: `EINVAL` beyond the domain's number, `ESRCH` for one that was never made.
+fn vcpu<M: Machine>(d: &Domain<M>, id: VcpuId) -> Result<&Arc<Vcpu<M>>, Errno> {
+    if id.0 as usize >= d.vcpus.len() {
+        return Err(Errno::EINVAL);
+    }
+    d.vcpu(id).ok_or(Errno::ESRCH)
+}
 
 pub(super) fn getvcpuinfo<M: Machine>(
     c: &mut Ctx<'_, M>,
@@ -20,7 +30,7 @@ pub(super) fn getvcpuinfo<M: Machine>(
 ) -> OpResult {
     let d = domain(c, op)?;
     let mut i: XenDomctlGetvcpuinfo = op.body.u.get();
-    let v = d.vcpu(i.vcpu).ok_or(Errno::ENOENT)?;
+    let v = vcpu(&d, i.vcpu)?;
     let stopped = v.not_runnable.load(Ordering::Relaxed);
     i.online = u8::from(stopped & stop::DOWN == 0);
     i.blocked = u8::from(stopped & (stop::BLOCKED | stop::POLL) != 0);
@@ -44,7 +54,7 @@ pub(super) fn setvcpuaffinity<M: Machine>(
     if a.flags & (XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT) == 0 || a.flags & !known != 0 {
         return Err(Errno::EINVAL);
     }
-    let v = d.vcpu(a.vcpu).ok_or(Errno::ESRCH)?;
+    let v = vcpu(&d, a.vcpu)?;
     let now = c.hv.now();
     let u = c.hv.sched.unit_info(v.unit, now)?;
     let cpus = c.hv.sched.cpus();
@@ -80,7 +90,7 @@ pub(super) fn getvcpuaffinity<M: Machine>(
 ) -> OpResult {
     let d = domain(c, op)?;
     let a: XenDomctlVcpuaffinity = op.body.u.get();
-    let v = d.vcpu(a.vcpu).ok_or(Errno::ESRCH)?;
+    let v = vcpu(&d, a.vcpu)?;
     let u = c.hv.sched.unit_info(v.unit, c.hv.now())?;
     let known = CpuMask::first(c.hv.cpus.len() as u32);
     if a.flags & XEN_VCPUAFFINITY_HARD != 0 {

@@ -1,5 +1,6 @@
 //! What the machine has.
 
+use xen_abi::physdev::PhysdevPciDevice;
 use xen_abi::sysctl::*;
 use xen_abi::{DomId, Errno, PcpuId};
 
@@ -120,6 +121,33 @@ pub(super) fn cputopoinfo<M: Machine>(
         t.num_cpus = cpus.min(t.num_cpus);
     } else {
         t.num_cpus = cpus;
+    }
+    op.body.u.set(&t);
+    op.reply()
+}
+
+/// Functions told by one call; callers come again for the rest.
+const MAX_FUNCTIONS: u32 = 64;
+
+/// Nodes of PCI functions: there is one node.
+pub(super) fn pcitopoinfo<M: Machine>(
+    c: &mut Ctx<'_, M>,
+    _: Granted<Priv>,
+    op: &mut Op,
+) -> OpResult {
+    let mut t: XenSysctlPcitopoinfo = op.body.u.get();
+    if t.devs.is_null() || t.nodes.is_null() {
+        return Err(Errno::EINVAL);
+    }
+    t.num_devs = t.num_devs.min(MAX_FUNCTIONS);
+    for i in 0..u64::from(t.num_devs) {
+        let from = t.devs.index(i).ok_or(Errno::EFAULT)?;
+        let to = t.nodes.index(i).ok_or(Errno::EFAULT)?;
+        let f: PhysdevPciDevice = c.read(from.addr)?;
+        let hardware = c.hv.hardware_domain.get();
+        let hardware = hardware.and_then(|d| d.hardware.as_ref());
+        let is_there = hardware.is_some_and(|hw| hw.has_function(f.seg, f.bus, f.devfn));
+        c.write(to.addr, &if is_there { 0 } else { XEN_INVALID_DEV })?;
     }
     op.body.u.set(&t);
     op.reply()

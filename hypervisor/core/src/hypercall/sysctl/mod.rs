@@ -35,7 +35,7 @@ ops! { "sysctl" (&mut Op):
     XEN_SYSCTL_scheduler_op = Priv => pool::scheduler_op;
     XEN_SYSCTL_coverage_op = missing;
     XEN_SYSCTL_psr_cmt_op = Priv => no_device;
-    XEN_SYSCTL_pcitopoinfo = Priv => no_device;
+    XEN_SYSCTL_pcitopoinfo = Priv => info::pcitopoinfo;
     XEN_SYSCTL_psr_alloc = Priv => no_device;
     XEN_SYSCTL_get_cpu_levelling_caps = Priv => policy::get_cpu_levelling_caps;
     XEN_SYSCTL_get_cpu_featureset = Priv => policy::get_cpu_featureset;

@@ -6,6 +6,7 @@
 mod grants;
 mod life;
 mod memory;
+mod toolstack;
 
 use alloc::sync::Arc;
 use core::sync::atomic::AtomicU32;
