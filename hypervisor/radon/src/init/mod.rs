@@ -60,7 +60,7 @@ extern "C" fn boot_main(magic: u32, info: u32) -> ! {
 
 fn start_svm(mut boot: Boot) -> ! {
     let caps = SvmCaps::detect(&cpuid, &rdmsr).unwrap_or_else(|e| fatal::refuse(&e));
-    log::info!("SVM: {caps:?}");
+    log::info!("SVM: {caps}");
     if cpuid(0x8000_0001, 0).edx & 1 << 26 != 0 {
         boot.leaf_limit = LeafLimit::G1;
     }
@@ -76,7 +76,7 @@ fn start_vmx(mut boot: Boot) -> ! {
     if caps.ept_1g {
         boot.leaf_limit = LeafLimit::G1;
     }
-    log::info!("VMX: EPT, unrestricted guest, VPID");
+    log::info!("VMX: {caps}");
     let mem = DirectMap;
     let src = boot.memory.frames.xen(&mem);
     let vmx = Vmx::new(caps, &src, boot.cpu_count(), || percpu::this().id())

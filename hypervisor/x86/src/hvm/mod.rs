@@ -25,6 +25,22 @@ pub mod xstate;
 /// How the backends learn which CPU they run on. Called when a vCPU is loaded, not on exits.
 pub type ThisCpu = fn() -> PcpuId;
 
+/// A banner's list of what a backend found: first what is there, then what is missing.
+pub(crate) fn list_features(
+    out: &mut core::fmt::Formatter<'_>,
+    features: &[(&str, bool)],
+) -> core::fmt::Result {
+    for (wanted, head) in [(true, ", "), (false, "; without ")] {
+        let mut separator = head;
+        for (name, _) in features.iter().filter(|f| f.1 == wanted) {
+            out.write_str(separator)?;
+            out.write_str(name)?;
+            separator = ", ";
+        }
+    }
+    Ok(())
+}
+
 /// Why this machine cannot run guests: what is missing and what would help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {

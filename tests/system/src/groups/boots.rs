@@ -177,7 +177,9 @@ pub(crate) fn endings(env: &Env, report: &mut Report) -> Result<()> {
             if let Err(error) = session.console.expect(&[line], timeout) {
                 bail!("{error:#}\n{}", session.evidence());
             }
-            match session.wait(session.machine().seconds(20)) {
+            // Longer than the five seconds after which a reset would come.
+            let patience = if ends { 20 } else { 8 };
+            match session.wait(session.machine().seconds(patience)) {
                 Ok(_) if !ends => bail!("the machine did not stay\n{}", session.evidence()),
                 Err(error) if ends => bail!("{error:#}\n{}", session.evidence()),
                 _ => Ok(""),

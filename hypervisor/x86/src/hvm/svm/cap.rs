@@ -1,10 +1,12 @@
 //! What the CPU's SVM can do (CPUID leaf `0x8000000a`), or why it cannot be used.
 
+use core::fmt;
+
 use x86_defs::cpuid::Regs;
 use x86_defs::msr::{VM_CR, vm_cr};
 
 use crate::hvm::xstate::XstateCaps;
-use crate::hvm::{Refusal, host};
+use crate::hvm::{Refusal, host, list_features};
 
 const LEAF_SVM: u32 = 0x8000_000a;
 
@@ -36,6 +38,21 @@ pub struct SvmCaps {
     pub spec_ctrl: bool,
     /// Extended state.
     pub xstate: XstateCaps,
+}
+
+impl fmt::Display for SvmCaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nested paging, {} ASIDs", self.asids)?;
+        let features = [
+            ("next-RIP save", self.nrips),
+            ("VMCB clean bits", self.vmcb_clean),
+            ("flush by ASID", self.flush_by_asid),
+            ("pause filter", self.pause_filter),
+            ("virtual SPEC_CTRL", self.virt_spec_ctrl),
+            ("AVIC (not used yet)", self.avic),
+        ];
+        list_features(f, &features)
+    }
 }
 
 impl SvmCaps {

@@ -1,11 +1,13 @@
 //! What the CPU's VMX can do (the capability MSRs, SDM appendix A), or why it cannot be used.
 
+use core::fmt;
+
 use x86_defs::cpuid::Regs;
 use x86_defs::msr::{self, feature_control, vmx_basic, vmx_ept_vpid_cap as ept_cap};
 use x86_defs::vmcs::{entry_ctl, exit_ctl, pin, primary, secondary};
 
 use crate::hvm::xstate::XstateCaps;
-use crate::hvm::{Refusal, host};
+use crate::hvm::{Refusal, host, list_features};
 
 /// Controls that every guest runs with, and what else the machine offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +87,22 @@ const fn refuse(missing: &'static str, remedy: &'static str) -> Refusal {
 }
 
 const NEWER_CPU: &str = "use an Intel CPU from Westmere (2010) on, or a CPU model that has it";
+
+impl fmt::Display for VmxCaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EPT, VPID, unrestricted guest")?;
+        let secondary = |bit| self.secondary & bit != 0;
+        let features = [
+            ("EPT pages of 1 GiB", self.ept_1g),
+            ("EPT accessed and dirty bits", self.ept_ad),
+            ("RDTSCP", secondary(secondary::RDTSCP)),
+            ("INVPCID", secondary(secondary::INVPCID)),
+            ("XSAVES", secondary(secondary::XSAVES)),
+            ("pause-loop exits", secondary(secondary::PAUSE_LOOP)),
+        ];
+        list_features(f, &features)
+    }
+}
 
 impl VmxCaps {
     /// [`VmxCaps::detect`] on the CPU that runs this.
