@@ -17,7 +17,7 @@ const FATAL: &[&str] = &[
 ];
 
 /// Linux' word for a breakpoint that is not its own.
-const STALE_CODE: &str = "Oops: int3";
+pub(crate) const STALE_CODE: &str = "Oops: int3";
 
 /// The guest's clocks beside the host's, in seconds.
 pub(crate) struct Reading {

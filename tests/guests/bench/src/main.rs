@@ -12,6 +12,7 @@
 #[cfg(target_os = "none")]
 mod arch;
 #[cfg(target_os = "none")]
+mod grants;
 mod measure;
 #[cfg(target_os = "none")]
 mod xen;

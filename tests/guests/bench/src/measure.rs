@@ -4,6 +4,7 @@ use core::hint::black_box;
 use core::sync::atomic::Ordering;
 
 use crate::arch::{self, IPIS, UPCALLS};
+use crate::grants;
 use crate::xen::{self, call};
 
 /// Repetitions; the smallest count is reported, since a tick of the
@@ -45,6 +46,7 @@ extern "C" fn main64() -> ! {
     } else {
         xen::print("bench: no events\n");
     }
+    memory();
     xen::print("bench: done\n");
     xen::shutdown(0)
 }
@@ -163,4 +165,25 @@ fn events() {
         }
         arch::cli();
     });
+}
+
+fn memory() {
+    if !grants::init() {
+        xen::print("bench: no grants\n");
+        return;
+    }
+    report("grant-copy-64", || {
+        black_box(grants::copy(64));
+    });
+    report("grant-copy-4096", || {
+        black_box(grants::copy(4096));
+    });
+    report("grant-map-unmap", || {
+        black_box(grants::map_and_unmap());
+    });
+    if grants::balloon() {
+        report("balloon-out-and-in", || {
+            black_box(grants::balloon());
+        });
+    }
 }

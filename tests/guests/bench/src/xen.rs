@@ -7,14 +7,14 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use crate::arch;
 
 #[repr(C, align(4096))]
-struct Page([AtomicU64; 512]);
+pub(crate) struct Page(pub(crate) [AtomicU64; 512]);
 
 impl Page {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self([const { AtomicU64::new(0) }; 512])
     }
 
-    fn address(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         self as *const Self as u64
     }
 }
@@ -34,7 +34,7 @@ pub(crate) const SCHED_OP: u64 = 29;
 pub(crate) const EVENT_CHANNEL_OP: u64 = 32;
 pub(crate) const HVM_OP: u64 = 34;
 
-const DOMID_SELF: u16 = 0x7ff0;
+pub(crate) const DOMID_SELF: u16 = 0x7ff0;
 
 /// A hypercall with up to three arguments.
 #[inline(always)]
@@ -92,8 +92,8 @@ pub(crate) fn shutdown(reason: u32) -> ! {
     }
 }
 
-/// Maps the shared page and has events delivered by the upcall vector.
-pub(crate) fn enable_events() -> i64 {
+/// Puts a frame of `space` (0 shared info, 1 grant table) in a page's place.
+pub(crate) fn add_to_physmap(space: u32, index: u64, page: &Page) -> i64 {
     #[repr(C)]
     struct AddToPhysmap {
         domid: u16,
@@ -105,11 +105,16 @@ pub(crate) fn enable_events() -> i64 {
     let add = AddToPhysmap {
         domid: DOMID_SELF,
         size: 0,
-        space: 0,
-        index: 0,
-        gpfn: SHARED_INFO.address() >> 12,
+        space,
+        index,
+        gpfn: page.address() >> 12,
     };
-    let mapped = call(MEMORY_OP, 7, (&raw const add) as u64, 0);
+    call(MEMORY_OP, 7, (&raw const add) as u64, 0)
+}
+
+/// Maps the shared page and has events delivered by the upcall vector.
+pub(crate) fn enable_events() -> i64 {
+    let mapped = add_to_physmap(0, 0, &SHARED_INFO);
     #[repr(C)]
     struct Param {
         domid: u16,
