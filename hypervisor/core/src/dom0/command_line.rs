@@ -5,18 +5,26 @@
 //! another domain.  `swiotlb=force` makes Linux bounce every transfer through memory of its
 //! own, so that no device is ever pointed at such a page.
 
+use alloc::format;
 use alloc::vec::Vec;
 
 const FORCE: &[u8] = b"swiotlb=force";
+/// Linux' unit of `swiotlb=`, in bytes, and how many it takes when not told (64 MiB).
+const SLAB: u64 = 2048;
+const USUAL_SLABS: u64 = 32_768;
+/// The fewest that let a few devices work at a time (8 MiB).
+const LEAST_SLABS: u64 = 4096;
 
 /// The command line for a machine without an IOMMU.
 ///
 /// What the operator says about `swiotlb=` stays and comes first, for its sizes: Linux keeps
-/// `force` from either.  `noforce` would win over it, so that word is left out.
+/// `force` from either.  `noforce` would win over it, so that word is left out.  When nothing is
+/// said, a dom0 of less than 1 GiB (`memory` is in bytes) sets a sixteenth of it aside: the
+/// 64 MiB that Linux takes by itself would be a quarter of a small one.
 #[must_use]
-pub fn with_bounce_buffers(words: &[u8]) -> Vec<u8> {
-    let mut line = Vec::with_capacity(words.len() + 1 + FORCE.len());
-    let mut is_forced = false;
+pub fn with_bounce_buffers(words: &[u8], memory: u64) -> Vec<u8> {
+    let mut line = Vec::with_capacity(words.len() + 16 + FORCE.len());
+    let (mut is_forced, mut is_sized) = (false, false);
     // Words after `--` are for init.
     let mut rest = words.split(|b| b.is_ascii_whitespace()).peekable();
     while let Some(word) = rest.next_if(|w| *w != b"--") {
@@ -28,11 +36,17 @@ pub fn with_bounce_buffers(words: &[u8]) -> Vec<u8> {
                 );
                 continue;
             }
+            is_sized |= values
+                .clone()
+                .any(|v| v.first().is_some_and(u8::is_ascii_digit));
             is_forced |= values.any(|v| v == b"force");
         }
         push(&mut line, word);
     }
-    if !is_forced {
+    let slabs = (memory / 16 / SLAB).max(LEAST_SLABS);
+    if !is_sized && slabs < USUAL_SLABS {
+        push(&mut line, format!("swiotlb={slabs},force").as_bytes());
+    } else if !is_forced {
         push(&mut line, FORCE);
     }
     for word in rest {
@@ -57,7 +71,7 @@ mod tests {
     use alloc::string::String;
 
     fn line(words: &str) -> String {
-        String::from_utf8(with_bounce_buffers(words.as_bytes())).unwrap()
+        String::from_utf8(with_bounce_buffers(words.as_bytes(), 1 << 30)).unwrap()
     }
 
     #[test]
@@ -70,6 +84,21 @@ mod tests {
         assert_eq!(line("swiotlb=65536 ro"), "swiotlb=65536 ro swiotlb=force");
         assert_eq!(line("swiotlb=65536,force ro"), "swiotlb=65536,force ro");
         assert_eq!(line("swiotlb=noforce ro"), "ro swiotlb=force");
+    }
+
+    #[test]
+    fn a_small_dom0_keeps_its_memory() {
+        let with = |words: &str, mib: u64| {
+            String::from_utf8(with_bounce_buffers(words.as_bytes(), mib << 20)).unwrap()
+        };
+        assert_eq!(with("ro", 256), "ro swiotlb=8192,force");
+        assert_eq!(with("", 64), "swiotlb=4096,force");
+        assert_eq!(with("", 1023), "swiotlb=32736,force");
+        assert_eq!(
+            with("swiotlb=force", 256),
+            "swiotlb=force swiotlb=8192,force"
+        );
+        assert_eq!(with("swiotlb=100 ro", 256), "swiotlb=100 ro swiotlb=force");
     }
 
     #[test]

@@ -117,7 +117,7 @@ pub(super) fn build<M: Machine>(hv: &Hypervisor<M>, parts: Parts) -> Arc<Domain<
         .unwrap_or_else(|e| fatal::refuse(&e));
     let ioapics = host_ioapics();
     // No IOMMU is driven yet, whatever the machine has.
-    let command_line = command_line::with_bounce_buffers(&parts.command_line);
+    let command_line = command_line::with_bounce_buffers(&parts.command_line, memory.initial);
     let input = Input {
         memory: parts.map.as_slice(),
         kernel: bytes,
