@@ -130,8 +130,9 @@ commands! {
     "debug-keys", debug::debug_keys, "<Keys>", "Send debug keys to Xen", "";
     "dmesg", debug::dmesg, "[-c]", "Read and/or clear dmesg buffer",
         "-c                 Clear dmesg buffer as well as printing it";
-    "top", top::top, "[-b] [-i N] [-d SECONDS]", "Monitor a host and the domains in real time",
+    "top", top::top, "[-bf] [-i N] [-d SECONDS]", "Monitor a host and the domains in real time",
         "-b, --batch        Print one list after the other\n\
+         -f, --full-name    Do not cut names off\n\
          -i, --iterations N End after N lists\n\
          -d, --delay N      Seconds between them, 3 unless given";
     "network-attach", device::network_attach,

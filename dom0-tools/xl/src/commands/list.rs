@@ -1,10 +1,6 @@
 //! `list`, `vm-list`, `claims`.
 
 use toolstack::records;
-use xen_abi::sched::{
-    SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_soft_reset, SHUTDOWN_suspend,
-    SHUTDOWN_watchdog,
-};
 use xencall::DomainInfo;
 use xlcfg::{Source, Uuid};
 
@@ -15,16 +11,9 @@ use crate::output::say;
 
 /// The letters of a domain's state.
 pub(crate) fn state(info: &DomainInfo) -> String {
-    // A plain poweroff has no letter of its own.
-    let reason = match info.shutdown_reason() {
-        None | Some(SHUTDOWN_poweroff) => '-',
-        Some(SHUTDOWN_reboot) => 'r',
-        Some(SHUTDOWN_suspend) => 's',
-        Some(SHUTDOWN_crash) => 'c',
-        Some(SHUTDOWN_watchdog) => 'w',
-        Some(SHUTDOWN_soft_reset) => 'S',
-        Some(_) => '?',
-    };
+    // Poweroff has no letter of its own.
+    let letter = |reason| "-rscwS".chars().nth(reason as usize).unwrap_or('?');
+    let reason = info.shutdown_reason().map_or('-', letter);
     let letters = [
         (info.is_running(), 'r'),
         (info.is_blocked(), 'b'),

@@ -7,19 +7,27 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, isatty, tcgetattr, tcsetattr};
+use xen_abi::sched::SHUTDOWN_crash;
+use xencall::DomainInfo;
 
-use super::list::{seconds, state};
+use super::list::seconds;
+use super::traffic::{self, Traffic};
 use crate::context::{Context, Result};
 use crate::json::{Json, object};
 use crate::output::say;
 
-/// `top [-b] [-i ITERATIONS] [-d SECONDS]`.
+/// `top [-bf] [-i ITERATIONS] [-d SECONDS]`.
 pub(crate) fn top(context: &mut Context, words: &[String]) -> Result {
     let args = super::parse!(
         words,
         "top",
-        "bi:d:",
-        &[("batch", 'b'), ("iterations", 'i'), ("delay", 'd')],
+        "bfi:d:",
+        &[
+            ("batch", 'b'),
+            ("full-name", 'f'),
+            ("iterations", 'i'),
+            ("delay", 'd')
+        ],
         (0, 0)
     );
     let delay = Duration::from_secs(args.number('d')?.unwrap_or(3).max(1));
@@ -36,10 +44,10 @@ pub(crate) fn top(context: &mut Context, words: &[String]) -> Result {
         if is_json {
             say!("{}", now.json(&before));
         } else {
-            let text = now.text(&before);
+            let text = now.text(&before, args.has('f'));
             if !is_batch {
                 // Home, and clear what is below.
-                print!("\x1b[H\x1b[J");
+                print!("\x1b[H\x1b[J{}", now.summary());
             }
             say!("{}", text.trim_end());
             std::io::stdout().flush()?;
@@ -53,6 +61,24 @@ pub(crate) fn top(context: &mut Context, words: &[String]) -> Result {
             None => std::thread::sleep(delay),
         }
     }
+}
+
+/// The columns of xentop.
+const HEAD: &str = "      NAME  STATE   CPU(sec) CPU(%)     MEM(k) MEM(%)  MAXMEM(k) MAXMEM(%) VCPUS NETS \
+                    NETTX(k) NETRX(k) VBDS   VBD_OO   VBD_RD   VBD_WR  VBD_RSECT  VBD_WSECT SSID";
+
+/// The state in the order of xentop's letters.
+fn letters(info: &DomainInfo) -> String {
+    let letters = [
+        (info.is_dying(), 'd'),
+        (info.is_shutdown(), 's'),
+        (info.is_blocked(), 'b'),
+        (info.shutdown_reason() == Some(SHUTDOWN_crash), 'c'),
+        (info.is_paused(), 'p'),
+        (info.is_running(), 'r'),
+    ];
+    let letters = letters.map(|(is, letter)| if is { letter } else { '-' });
+    letters.iter().collect()
 }
 
 /// The keyboard, letter by letter.
@@ -112,6 +138,7 @@ struct Row {
     kib: u64,
     max_kib: Option<u64>,
     vcpus: u32,
+    traffic: Traffic,
 }
 
 #[derive(Default)]
@@ -128,15 +155,18 @@ impl Snapshot {
     fn take(context: &mut Context) -> Result<Self> {
         let phys = context.xen()?.physinfo()?;
         let mut rows = BTreeMap::new();
+        let mut traffic = traffic::all();
         for info in context.xen()?.domains()? {
             let row = Row {
                 name: context.name(info.domain())?,
-                state: state(&info),
+                state: letters(&info),
                 cpu_time: info.0.cpu_time,
                 kib: info.0.tot_pages << 2,
                 // Without a limit it is all ones.
                 max_kib: (info.0.max_pages < 1 << 40).then_some(info.0.max_pages << 2),
-                vcpus: info.0.nr_online_vcpus,
+                // Those that are not online, too.
+                vcpus: info.0.max_vcpu_id.wrapping_add(1),
+                traffic: traffic.remove(&info.domain().0).unwrap_or_default(),
             };
             rows.insert(info.domain().0, row);
         }
@@ -176,45 +206,48 @@ impl Snapshot {
         }
     }
 
-    fn text(&self, before: &Self) -> String {
-        use std::fmt::Write as _;
-        let mut out = String::new();
+    /// What stands above the list on a terminal.
+    fn summary(&self) -> String {
         let used = self.total_kib.saturating_sub(self.free_kib);
-        // Writing to a string cannot fail.
-        _ = writeln!(out, "{} domains", self.rows.len());
-        _ = writeln!(
-            out,
-            "Mem: {}k total, {used}k used, {}k free    CPUs: {} @ {}MHz",
-            self.total_kib, self.free_kib, self.cpus, self.mhz
-        );
-        _ = writeln!(
-            out,
-            "{:>10} {:>6} {:>10} {:>6} {:>10} {:>6} {:>11} {:>9} {:>5}",
-            "NAME",
-            "STATE",
-            "CPU(sec)",
-            "CPU(%)",
-            "MEM(k)",
-            "MEM(%)",
-            "MAXMEM(k)",
-            "MAXMEM(%)",
-            "VCPUS"
-        );
+        format!(
+            "{} domains\nMem: {}k total, {used}k used, {}k free    CPUs: {} @ {}MHz\n",
+            self.rows.len(),
+            self.total_kib,
+            self.free_kib,
+            self.cpus,
+            self.mhz
+        )
+    }
+
+    /// The list, in xentop's columns.
+    fn text(&self, before: &Self, is_full: bool) -> String {
+        use std::fmt::Write as _;
+        let mut out = format!("{HEAD}\n");
         for (id, row) in &self.rows {
             let (max, max_share) = match row.max_kib {
                 Some(max) => (max.to_string(), format!("{:.1}", self.share(max))),
                 None => ("no limit".to_owned(), "n/a".to_owned()),
             };
+            let end = if is_full { usize::MAX } else { 10 };
+            let name: String = row.name.chars().take(end).collect();
+            let [waits, reads, writes, read_sectors, written_sectors] = row.traffic.requests;
+            // Writing to a string cannot fail.
             _ = writeln!(
                 out,
-                "{:>10} {:>6} {:>10} {:>6.1} {:>10} {:>6.1} {max:>11} {max_share:>9} {:>5}",
-                row.name,
+                "{name:>10} {:>6} {:>10} {:>6.1} {:>10} {:>6.1} {max:>10} {max_share:>9} {:>5} \
+                 {:>4} {:>8} {:>8} {:>4} {waits:>8} {reads:>8} {writes:>8} {read_sectors:>10} \
+                 {written_sectors:>10} {:>4}",
                 row.state,
                 row.cpu_time / 1_000_000_000,
                 self.percent(*id, row, before),
                 row.kib,
                 self.share(row.kib),
-                row.vcpus
+                row.vcpus,
+                row.traffic.nets,
+                row.traffic.sent / 1024,
+                row.traffic.received / 1024,
+                row.traffic.disks,
+                0,
             );
         }
         out

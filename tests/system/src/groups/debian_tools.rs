@@ -16,15 +16,15 @@ use crate::env::Env;
 /// Seconds until dom0's prompt, and until a guest is made: the toolstack maps its memory page
 /// by page, and its scripts start hundreds of processes.
 const BOOT: u64 = 300;
-const CREATE: u64 = 300;
-const COMMAND: u64 = 90;
+pub(super) const CREATE: u64 = 300;
+pub(super) const COMMAND: u64 = 90;
 
 /// Our `xl`.
-const OURS: &str = "/opt/radon/usr/sbin/xl";
+pub(super) const OURS: &str = "/opt/radon/usr/sbin/xl";
 
 /// Whose daemons serve.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Daemons {
+pub(super) enum Daemons {
     /// The OCaml store, which Debian prefers.
     Ocaml,
     /// The C store.
@@ -42,10 +42,14 @@ impl Daemons {
         }
     }
 
-    fn start(self) -> &'static str {
+    /// The command that starts them.
+    pub(super) fn start(self) -> &'static str {
         match self {
             Self::Ocaml => "/etc/init.d/xen start",
-            Self::C => "XENSTORED=/usr/lib/xen-4.20/bin/xenstored /etc/init.d/xen start",
+            Self::C => {
+                "mkdir -p /var/log/xen/console; XENCONSOLED_ARGS=--log=all \
+                 XENSTORED=/usr/lib/xen-4.20/bin/xenstored /etc/init.d/xen start"
+            }
             Self::Radon => {
                 "cd /opt/radon/usr/sbin; \
                  setsid ./xenstored --init-dom0 </dev/null >/var/log/xen/xenstored.log 2>&1 & \
@@ -61,7 +65,7 @@ pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
         let name = daemons.name();
         let mut shell = None;
         if !report.check(&format!("debian-tools/{name}/daemons"), || {
-            let mut up = Shell::boot(env, name)?;
+            let mut up = Shell::boot(env, "debian-tools", name)?;
             up.run(daemons.start(), COMMAND)?;
             let domain = up.run("xenstore-read /local/domain/0/name", COMMAND)?;
             ensure!(domain == "Domain-0", "domain 0 is called '{domain}'");
@@ -78,20 +82,26 @@ pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
             store(report, &mut shell);
         }
         guest(report, &mut shell, name);
+        if daemons == Daemons::C {
+            logs(report, &mut shell);
+        }
         if daemons == Daemons::Ocaml {
             administration(report, &mut shell);
             both(report, &mut shell);
         }
         endings(report, &mut shell, name);
+        if daemons == Daemons::Ocaml {
+            again(report, &mut shell);
+        }
     }
     Ok(())
 }
 
 /// dom0's shell on the serial line.
-struct Shell(Session);
+pub(super) struct Shell(Session);
 
 impl Shell {
-    fn boot(env: &Env, name: &str) -> Result<Self> {
+    pub(super) fn boot(env: &Env, group: &str, name: &str) -> Result<Self> {
         let kernel = Kernel::fetch(&env.layout, "6.12")?;
         let root = dom0::debian_disk(&env.layout, &kernel)?;
         let initrd = initrd::debian(&env.layout, &kernel)?;
@@ -102,11 +112,11 @@ impl Shell {
             (initrd, String::new()),
         ];
         let mut boot = Boot::new(
-            &format!("debian-tools-{name}"),
+            &format!("{group}-{name}"),
             env.machine("qemu-svm")?,
             env.direct(options, modules),
         );
-        boot.repeat = "./radon test debian-tools".to_owned();
+        boot.repeat = format!("./radon test {group}");
         boot.disks.push(Disk {
             path: root,
             bus: DiskBus::Virtio,
@@ -139,7 +149,7 @@ impl Shell {
     }
 
     /// A command that must succeed.
-    fn run(&mut self, command: &str, seconds: u64) -> Result<String> {
+    pub(super) fn run(&mut self, command: &str, seconds: u64) -> Result<String> {
         let (text, status) = self.ask(command, seconds)?;
         ensure!(status == 0, "{command}: status {status}: {text}");
         Ok(text)
@@ -169,14 +179,17 @@ impl Shell {
     }
 
     /// Types into the guest's console and waits for an answer.
-    fn console(&mut self, send: &str, expect: &str) -> Result<()> {
+    pub(super) fn console(&mut self, guest: &str, send: &str, expect: &str) -> Result<()> {
         let timeout = self.seconds(CREATE);
-        self.0.console.send("xl console tiny\n")?;
+        self.0.console.send(&format!("xl console {guest}\n"))?;
         let seen = self.0.console.expect(&["/root # "], timeout);
         seen.with_context(|| self.0.evidence())?;
         self.0.console.send(&format!("{send}\n"))?;
         let answer = self.0.console.expect(&[expect], timeout).map(drop);
         self.0.console.send("\x1d")?;
+        // Had the console ended by itself, the shell takes it for a command.
+        std::thread::sleep(Duration::from_secs(1));
+        self.0.console.send("\n")?;
         // What is left of the console's output is swallowed with the next command's.
         self.ask("true", COMMAND)?;
         answer.with_context(|| self.0.evidence())
@@ -248,6 +261,18 @@ fn host(report: &mut Report, shell: &mut Shell) {
     });
 }
 
+/// What the console daemon writes down: of the hypervisor, by its own event and ring, and of guests.
+fn logs(report: &mut Report, shell: &mut Shell) {
+    report.check("debian-tools/logs", || {
+        let key = "xl debug-keys h; sleep 2; grep -c 'pressed -> show this message' /var/log/xen/console/hypervisor.log";
+        let said = shell.run(key, COMMAND)?;
+        ensure!(said == "1", "{said}");
+        let said = shell.run("grep -c 'tiny: Linux' /var/log/xen/console/guest-tiny.log", COMMAND)?;
+        ensure!(said == "1", "{said}");
+        Ok("")
+    });
+}
+
 /// `xenstore-*` against our store.
 fn store(report: &mut Report, shell: &mut Shell) {
     report.check("debian-tools/xenstore-utils", || {
@@ -300,13 +325,14 @@ fn guest(report: &mut Report, shell: &mut Shell, name: &str) {
         Ok("")
     });
     report.check(&format!("debian-tools/{name}/console"), || {
-        shell.console("echo the answer is $((6 * 7))", "the answer is 42")?;
+        shell.console("tiny", "echo the answer is $((6 * 7))", "the answer is 42")?;
         Ok("")
     });
     report.check(&format!("debian-tools/{name}/devices"), || {
         let ping = shell.run("ping -c 3 -i 0.3 -w 20 10.0.2.16", COMMAND)?;
         ensure!(ping.contains(" 0% packet loss"), "{ping}");
         shell.console(
+            "tiny",
             "echo written by the guest >/dev/xvda; sync; echo do''ne",
             "done",
         )?;
@@ -481,6 +507,31 @@ fn endings(report: &mut Report, shell: &mut Shell, name: &str) {
         ensure!(now == free, "{free} MiB were free, now {now}");
         let left = shell.run("xenstore-ls /local/domain | grep -c tiny || true", COMMAND)?;
         ensure!(left == "0", "{left} lines of the store speak of it");
+        Ok("")
+    });
+}
+
+/// A guest that is started again, and one that crashes.
+fn again(report: &mut Report, shell: &mut Shell) {
+    report.check("debian-tools/reboot", || {
+        shell.run("xl create /etc/xen/tiny.cfg", CREATE)?;
+        shell.console("tiny", "echo u''p", "up")?;
+        let first = shell.run("xl domid tiny", COMMAND)?;
+        shell.run("xl reboot tiny", COMMAND)?;
+        shell.until("tiny", |row| {
+            row.is_some_and(|r| r[0] != first && r[2] == "1")
+        })?;
+        shell.console("tiny", "echo u''p", "up")?;
+        Ok("")
+    });
+    report.check("debian-tools/crash", || {
+        shell.console("tiny", "echo c >/proc/sysrq-trigger", "Kernel panic")?;
+        shell.until("tiny", |row| row.is_none())?;
+        let log = shell.run("cat /var/log/xen/xl-tiny*.log", COMMAND)?;
+        ensure!(
+            log.contains("reason code 3") || log.contains("crash"),
+            "{log}"
+        );
         Ok("")
     });
 }

@@ -9,6 +9,7 @@ mod devices;
 mod faults;
 mod hostile;
 mod refusals;
+mod scheduling;
 mod screen;
 mod time;
 
@@ -173,6 +174,11 @@ pub(crate) const GROUPS: &[Group] = &[
         "debian-tools",
         "SVM: Debian's own xl, stores and console daemon in dom0, and ours beside them",
         debian_tools::svm,
+    ),
+    long(
+        "scheduling",
+        "SVM: weights, a cap, pinning and idleness of guests",
+        scheduling::svm,
     ),
     native(short(
         "bochs",
