@@ -6,17 +6,19 @@ use xen_abi::DomId;
 use xen_abi::arch_x86::{XenCpuidLeaf, XenMsrEntry};
 use xen_abi::domctl::XenDomctlGetdomaininfo;
 use xen_abi::layout::{Handle, Union};
+use xen_abi::physdev::PhysdevPciDevice;
 use xen_abi::sysctl::{
-    XEN_SYSCTL_CPUPOOL_OP_FREEINFO, XEN_SYSCTL_CPUPOOL_OP_INFO, XEN_SYSCTL_INTERFACE_VERSION,
-    XEN_SYSCTL_SCHEDOP_getinfo, XEN_SYSCTL_SCHEDOP_putinfo, XEN_SYSCTL_availheap,
-    XEN_SYSCTL_cpupool_op, XEN_SYSCTL_cputopoinfo, XEN_SYSCTL_debug_keys,
-    XEN_SYSCTL_get_cpu_policy, XEN_SYSCTL_getcpuinfo, XEN_SYSCTL_getdomaininfolist,
-    XEN_SYSCTL_numainfo, XEN_SYSCTL_physinfo, XEN_SYSCTL_readconsole, XEN_SYSCTL_sched_id,
+    XEN_INVALID_DEV, XEN_INVALID_NODE_ID, XEN_SYSCTL_CPUPOOL_OP_FREEINFO,
+    XEN_SYSCTL_CPUPOOL_OP_INFO, XEN_SYSCTL_INTERFACE_VERSION, XEN_SYSCTL_SCHEDOP_getinfo,
+    XEN_SYSCTL_SCHEDOP_putinfo, XEN_SYSCTL_availheap, XEN_SYSCTL_cpupool_op,
+    XEN_SYSCTL_cputopoinfo, XEN_SYSCTL_debug_keys, XEN_SYSCTL_get_cpu_policy,
+    XEN_SYSCTL_getcpuinfo, XEN_SYSCTL_getdomaininfolist, XEN_SYSCTL_numainfo,
+    XEN_SYSCTL_pcitopoinfo, XEN_SYSCTL_physinfo, XEN_SYSCTL_readconsole, XEN_SYSCTL_sched_id,
     XEN_SYSCTL_scheduler_op, XenSysctl, XenSysctlAvailheap, XenSysctlCpuPolicy, XenSysctlCpuinfo,
     XenSysctlCpupoolOp, XenSysctlCputopo, XenSysctlCputopoinfo, XenSysctlCredit2Schedule,
     XenSysctlDebugKeys, XenSysctlGetcpuinfo, XenSysctlGetdomaininfolist, XenSysctlMeminfo,
-    XenSysctlNumainfo, XenSysctlPhysinfo, XenSysctlReadconsole, XenSysctlSchedId,
-    XenSysctlSchedulerOp,
+    XenSysctlNumainfo, XenSysctlPcitopoinfo, XenSysctlPhysinfo, XenSysctlReadconsole,
+    XenSysctlSchedId, XenSysctlSchedulerOp,
 };
 use xen_abi::xen::{__HYPERVISOR_sysctl, XenctlBitmap};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -260,6 +262,39 @@ impl Xen {
                 node: cpu.node,
             })
             .collect())
+    }
+
+    /// The nodes of PCI functions, given by segment, bus and devfn; `None` for those that the
+    /// hypervisor does not know or cannot place.
+    ///
+    /// # Errors
+    /// When this is not dom0, or the hypervisor does not say.
+    pub fn pci_nodes(&self, functions: &[(u16, u8, u8)]) -> Result<Vec<Option<u32>>> {
+        let name = "XEN_SYSCTL_pcitopoinfo";
+        let functions = functions.iter();
+        let mut asked: Vec<PhysdevPciDevice> = functions
+            .map(|&(seg, bus, devfn)| PhysdevPciDevice { seg, bus, devfn })
+            .collect();
+        let mut nodes = vec![0u32; asked.len()];
+        let mut done = 0;
+        while done < asked.len() {
+            let mut argument = XenSysctlPcitopoinfo {
+                num_devs: (asked.len() - done) as u32,
+                ..FromZeros::new_zeroed()
+            };
+            let (from, to) = (&mut asked[done..], &mut nodes[done..]);
+            let mut pointers = [
+                Pointer::both(at!(XenSysctlPcitopoinfo.devs), from.as_mut_bytes()),
+                Pointer::written(at!(XenSysctlPcitopoinfo.nodes), to.as_mut_bytes()),
+            ];
+            self.sysctl(name, XEN_SYSCTL_pcitopoinfo, &mut argument, &mut pointers)?;
+            if argument.num_devs == 0 {
+                break;
+            }
+            done += argument.num_devs as usize;
+        }
+        let is_node = |node: &u32| *node != XEN_INVALID_DEV && *node != XEN_INVALID_NODE_ID;
+        Ok(nodes.into_iter().map(|n| Some(n).filter(is_node)).collect())
     }
 
     /// NUMA nodes.

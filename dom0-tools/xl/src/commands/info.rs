@@ -156,7 +156,19 @@ fn numa(context: &mut Context) -> Result {
     }
     say!("device topology        :");
     say!("device           node");
-    say!("No device topology data available");
+    let devices = pci_devices();
+    let ids: Vec<_> = devices.iter().map(|(_, id)| *id).collect();
+    let nodes = xen.pci_nodes(&ids)?;
+    let places = devices.iter().zip(nodes);
+    let places: Vec<_> = places
+        .filter_map(|((name, _), n)| Some((name, n?)))
+        .collect();
+    if places.is_empty() {
+        say!("No device topology data available");
+    }
+    for (name, node) in places {
+        say!("{name}      {node}");
+    }
     say!("numa_info              :");
     say!("node:    memsize    memfree    distances");
     for (at, node) in xen.numa_nodes()?.iter().enumerate() {
@@ -169,4 +181,40 @@ fn numa(context: &mut Context) -> Result {
         );
     }
     Ok(())
+}
+
+/// The PCI functions that dom0's kernel found: names, and segment, bus and devfn.
+fn pci_devices() -> Vec<(String, (u16, u8, u8))> {
+    let Ok(entries) = std::fs::read_dir("/sys/bus/pci/devices") else {
+        return Vec::new();
+    };
+    let names = entries
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok());
+    names
+        .filter_map(|name| function(&name).map(|id| (name, id)))
+        .collect()
+}
+
+/// `SSSS:BB:DD.F`.
+fn function(name: &str) -> Option<(u16, u8, u8)> {
+    let (segment, rest) = name.split_once(':')?;
+    let (bus, rest) = rest.split_once(':')?;
+    let (device, function) = rest.split_once('.')?;
+    let number = |text| u8::from_str_radix(text, 16).ok();
+    let devfn = number(device).filter(|d| *d < 32)? << 3 | number(function).filter(|f| *f < 8)?;
+    Some((u16::from_str_radix(segment, 16).ok()?, number(bus)?, devfn))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_have_numbers() {
+        assert_eq!(function("0001:02:1f.3"), Some((1, 2, 0xfb)));
+        for text in ["", "0000:00:20.0", "0000:00:00.8", "10000:00:00.0", "0:0:0"] {
+            assert_eq!(function(text), None, "{text}");
+        }
+    }
 }
