@@ -95,14 +95,18 @@ impl FrameMem for DirectMap {
         unsafe { copy_bytes(ptr(at), from.as_ptr(), from.len()) }
     }
     #[inline]
+    fn copy(&self, to: Maddr, from: Maddr, len: usize) {
+        // SAFETY: as above, for both; the caller says that they do not overlap.
+        unsafe { copy_bytes(ptr(to), ptr(from), len) }
+    }
+    #[inline]
     fn zero_frame(&self, mfn: Mfn) {
         // SAFETY: as above, one whole frame.
         unsafe { zero_bytes(ptr(mfn.maddr()), PAGE_SIZE as usize) }
     }
     #[inline]
     fn copy_frame(&self, to: Mfn, from: Mfn) {
-        // SAFETY: as above, two whole frames.
-        unsafe { copy_bytes(ptr(to.maddr()), ptr(from.maddr()), PAGE_SIZE as usize) }
+        self.copy(to.maddr(), from.maddr(), PAGE_SIZE as usize);
     }
 }
 

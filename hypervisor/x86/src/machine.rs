@@ -147,6 +147,10 @@ impl<B: HvmBackend> FrameMem for X86<B> {
         DirectMap.zero_frame(mfn);
     }
     #[inline]
+    fn copy(&self, to: Maddr, from: Maddr, len: usize) {
+        DirectMap.copy(to, from, len);
+    }
+    #[inline]
     fn copy_frame(&self, to: Mfn, from: Mfn) {
         DirectMap.copy_frame(to, from);
     }

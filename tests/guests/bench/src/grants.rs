@@ -3,17 +3,14 @@
 
 use core::sync::atomic::Ordering;
 
-use crate::xen::{DOMID_SELF, MEMORY_OP, Page, call};
+use crate::xen::{APART, DOMID_SELF, MEMORY_OP, Page, call};
 
 const GRANT_TABLE_OP: u64 = 20;
 /// The first entry that is not reserved.
 const REFERENCE: u32 = 8;
 
-static TABLE: Page = Page::new();
 static GRANTED: Page = Page::new();
 static TARGET: Page = Page::new();
-/// Given back before the measurements: a hole to map into.
-static HOLE: Page = Page::new();
 
 /// One end of a copy.
 #[repr(C)]
@@ -80,13 +77,13 @@ pub(crate) fn init() -> bool {
     let asked = call(GRANT_TABLE_OP, 2, (&raw mut setup) as u64, 1);
     // SAFETY: the hypervisor wrote it behind the compiler's back.
     let status = unsafe { (&raw const setup.status).read_volatile() };
-    if asked != 0 || status != 0 || crate::xen::add_to_physmap(1, 0, &TABLE) != 0 {
+    if asked != 0 || status != 0 || crate::xen::add_to_physmap(1, 0, &APART.table) != 0 {
         return false;
     }
     // Frame, domain 0, GTF_permit_access.
     let entry = GRANTED.address() >> 12 << 32 | 1;
-    TABLE.0[REFERENCE as usize].store(entry, Ordering::SeqCst);
-    copy(64) == 0 && give_back(&HOLE) == 1 && map_and_unmap()
+    APART.table.0[REFERENCE as usize].store(entry, Ordering::SeqCst);
+    copy(64) == 0 && give_back(&APART.hole) == 1 && map_and_unmap()
 }
 
 /// Copies from the granted page; the status.
@@ -116,7 +113,7 @@ pub(crate) fn copy(len: u16) -> i16 {
 #[inline(always)]
 pub(crate) fn map_and_unmap() -> bool {
     let mut map = Map {
-        host_addr: HOLE.address(),
+        host_addr: APART.hole.address(),
         flags: 2, // a host mapping
         reference: REFERENCE,
         domid: 0,
@@ -133,7 +130,7 @@ pub(crate) fn map_and_unmap() -> bool {
         )
     };
     let mut unmap = Unmap {
-        host_addr: HOLE.address(),
+        host_addr: APART.hole.address(),
         dev_bus_addr: 0,
         handle,
         status: -1,
@@ -164,5 +161,5 @@ fn give_back(page: &Page) -> i64 {
 /// Balloons one page out and in; whether both worked.
 #[inline(always)]
 pub(crate) fn balloon() -> bool {
-    give_back(&TARGET) == 1 && reservation(6, &TARGET) == 1
+    give_back(&APART.balloon) == 1 && reservation(6, &APART.balloon) == 1
 }

@@ -24,7 +24,25 @@ struct Code([u8; 4096]);
 
 // Written by the hypervisor when its MSR is written.
 static mut HYPERCALLS: Code = Code([0; 4096]);
-static SHARED_INFO: Page = Page::new();
+/// Pages that become something else than plain RAM, in a large page of their own: as in a kernel
+/// with more than a few MiB, code, stacks and page tables stay in leaves of 2 MiB.
+#[repr(C)]
+pub(crate) struct Apart {
+    shared_info: Page,
+    pub(crate) table: Page,
+    /// Given back before the measurements: a hole to map into.
+    pub(crate) hole: Page,
+    /// Given back and taken again.
+    pub(crate) balloon: Page,
+}
+
+#[unsafe(link_section = ".apart")]
+pub(crate) static APART: Apart = Apart {
+    shared_info: Page::new(),
+    table: Page::new(),
+    hole: Page::new(),
+    balloon: Page::new(),
+};
 
 pub(crate) const MEMORY_OP: u64 = 12;
 pub(crate) const XEN_VERSION: u64 = 17;
@@ -114,7 +132,7 @@ pub(crate) fn add_to_physmap(space: u32, index: u64, page: &Page) -> i64 {
 
 /// Maps the shared page and has events delivered by the upcall vector.
 pub(crate) fn enable_events() -> i64 {
-    let mapped = add_to_physmap(0, 0, &SHARED_INFO);
+    let mapped = add_to_physmap(0, 0, &APART.shared_info);
     #[repr(C)]
     struct Param {
         domid: u16,
@@ -169,7 +187,7 @@ pub(crate) fn send(port: u32) {
 /// Sets or clears a port's mask (2-level ABI).
 pub(crate) fn mask(port: u32, masked: bool) {
     // shared_info: 32 vcpu_info of 64 bytes, then pending and mask words.
-    let word = &SHARED_INFO.0[256 + 64 + port as usize / 64];
+    let word = &APART.shared_info.0[256 + 64 + port as usize / 64];
     let bit = 1 << (port % 64);
     if masked {
         word.fetch_or(bit, Ordering::SeqCst);
@@ -180,25 +198,25 @@ pub(crate) fn mask(port: u32, masked: bool) {
 
 /// Takes back what is pending on a masked port, which no upcall tells of.
 pub(crate) fn clear_port(port: u32) {
-    let word = &SHARED_INFO.0[256 + port as usize / 64];
+    let word = &APART.shared_info.0[256 + port as usize / 64];
     word.fetch_and(!(1 << (port % 64)), Ordering::SeqCst);
 }
 
 /// Takes back everything pending, as an upcall handler does.
 pub(crate) fn clear_pending() {
     // vcpu_info: the upcall's pending byte, its mask byte, then the selector.
-    SHARED_INFO.0[0].fetch_and(!0xff, Ordering::SeqCst);
-    let mut words = SHARED_INFO.0[1].swap(0, Ordering::SeqCst);
+    APART.shared_info.0[0].fetch_and(!0xff, Ordering::SeqCst);
+    let mut words = APART.shared_info.0[1].swap(0, Ordering::SeqCst);
     while words != 0 {
         let word = words.trailing_zeros() as usize;
         words &= words - 1;
-        SHARED_INFO.0[256 + word].store(0, Ordering::SeqCst);
+        APART.shared_info.0[256 + word].store(0, Ordering::SeqCst);
     }
 }
 
 /// System time in ns, by the time page of vCPU 0 (`vcpu_time_info` at 32).
 pub(crate) fn system_time() -> u64 {
-    let word = |at: usize| SHARED_INFO.0[4 + at].load(Ordering::SeqCst);
+    let word = |at: usize| APART.shared_info.0[4 + at].load(Ordering::SeqCst);
     let stamp = word(1);
     let base = word(2);
     let scale = word(3) as u32;
