@@ -31,10 +31,13 @@ impl Undo {
     /// Undoes all in reverse. What fails is left: there is nothing better to do, and
     /// the error that led here is the one to tell.
     pub(crate) fn roll_back(self, machine: &mut Machine<'_>) {
+        // The store tells of an end while it knows the domain: it is released when it is dying,
+        // so that the console daemon looks then, and lets go of its page.
+        let mut introduced = Vec::new();
         for done in self.0.into_iter().rev() {
             match done {
                 Done::Domain(d) => drop(machine.hypervisor.destroy_domain(d)),
-                Done::Introduced(d) => drop(machine.store.release(d)),
+                Done::Introduced(d) => introduced.push(d),
                 Done::Nodes(paths) => {
                     let remove = |path| Change::Remove { path };
                     let changes: Vec<Change> = paths.into_iter().map(remove).collect();
@@ -43,6 +46,9 @@ impl Undo {
                 Done::Device(device) => devices::remove(machine, &device),
                 Done::File(path) => machine.host.remove_file(&path),
             }
+        }
+        for d in introduced {
+            drop(machine.store.release(d));
         }
     }
 }

@@ -3,8 +3,13 @@
 //! The domain may write anything at any time. So the indices that are ours (`req_cons`,
 //! `rsp_prod`) are kept here and only published; those of the domain are read once, and
 //! believed only when they make sense.
+//!
+//! Linux raises the event channel only when it finds the request ring as empty as `req_cons`
+//! says, and after reading only when the reply ring was full. So whoever moves one of our indices
+//! must look at the domain's once more before waiting for an event ([`Ring::has_requests`],
+//! the loop in [`Ring::reply`]): what came in between is not announced.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use xen_abi::xs_wire::{
     XENSTORE_CONNECTED, XENSTORE_ERROR_COMM, XENSTORE_RING_SIZE, XENSTORE_SERVER_FEATURE_ERROR,
@@ -93,13 +98,20 @@ impl<P: Page> Ring<P> {
         Ok(bytes)
     }
 
+    /// Are there requests from index `consumed` on? Nonsense counts as one: reading them tells.
+    pub fn has_requests(&self, consumed: u32) -> bool {
+        self.page.word(field!(req_prod)).load(Ordering::Acquire) != consumed
+    }
+
     /// Lets the domain have the room of the requests before index `consumed` again. True when
-    /// there was any.
+    /// there was any. More may have come meanwhile, without an event.
     pub fn consume(&self, consumed: u32) -> bool {
         let word = self.page.word(field!(req_cons));
         let before = word.load(Ordering::Relaxed);
         // Not before all reads of the bytes.
         word.store(consumed, Ordering::Release);
+        // Before the next look at `req_prod`: the other side stores and looks the other way round.
+        fence(Ordering::SeqCst);
         before != consumed
     }
 
@@ -108,6 +120,18 @@ impl<P: Page> Ring<P> {
     /// # Errors
     /// When the domain's index makes no sense.
     pub fn reply(&self, produced: u32, bytes: &[u8]) -> Result<usize, Broken> {
+        let mut done = 0;
+        loop {
+            let at = produced.wrapping_add(u32::try_from(done).map_err(|_| Broken)?);
+            match self.reply_once(at, bytes.get(done..).unwrap_or_default())? {
+                // All is sent, or the ring is full, which the domain sees when it reads.
+                0 => return Ok(done),
+                count => done += count,
+            }
+        }
+    }
+
+    fn reply_once(&self, produced: u32, bytes: &[u8]) -> Result<usize, Broken> {
         let consumed = self.page.word(field!(rsp_cons)).load(Ordering::Acquire);
         let used = produced.wrapping_sub(consumed);
         if used > SIZE {
@@ -124,6 +148,8 @@ impl<P: Page> Ring<P> {
             self.page
                 .word(field!(rsp_prod))
                 .store(produced.wrapping_add(len), Ordering::Release);
+            // Before the next look at `rsp_cons`.
+            fence(Ordering::SeqCst);
         }
         Ok(len as usize)
     }
@@ -190,6 +216,82 @@ pub(crate) mod tests {
         assert_eq!(ring.reply(6, &[7; 2000]), Ok(1023));
         assert_eq!(ring.start().produced, 1029);
         assert_eq!(ring.reply(1029, &[7; 1]), Ok(0));
+    }
+
+    /// Linux's side: what it does between two looks of the daemon, and whether that is announced.
+    struct Kernel {
+        is_announced: bool,
+    }
+
+    impl Kernel {
+        /// `xb_write` of one piece.
+        fn write(&mut self, ring: &Ring<FakePage>, len: u32) {
+            let load = |at| ring.page.word(at).load(Ordering::Relaxed);
+            let before = load(field!(req_prod));
+            set(ring, field!(req_prod), before.wrapping_add(len));
+            // Announced only when all before was consumed.
+            self.is_announced |= before == load(field!(req_cons));
+        }
+
+        /// `xb_read` of what is there.
+        fn read(&mut self, ring: &Ring<FakePage>, len: u32) -> u32 {
+            let load = |at| ring.page.word(at).load(Ordering::Relaxed);
+            let consumed = load(field!(rsp_cons));
+            let used = load(field!(rsp_prod)).wrapping_sub(consumed);
+            let len = len.min(used);
+            set(ring, field!(rsp_cons), consumed.wrapping_add(len));
+            self.is_announced |= used == SIZE && len > 0;
+            len
+        }
+    }
+
+    #[test]
+    fn requests_in_pieces_are_not_forgotten() {
+        // The kernel writes its second piece at each point of the daemon's turn.
+        for moment in 0..4 {
+            let ring = Ring::new(FakePage::new());
+            let mut kernel = Kernel {
+                is_announced: false,
+            };
+            kernel.write(&ring, 16);
+            let (mut consumed, mut now) = (0u32, 0);
+            let mut step = |kernel: &mut Kernel| {
+                if now == moment {
+                    kernel.write(&ring, 20);
+                }
+                now += 1;
+            };
+            let mut is_asked = false;
+            while std::mem::take(&mut kernel.is_announced) || std::mem::take(&mut is_asked) {
+                step(&mut kernel);
+                let count = ring.requests(consumed).unwrap().len();
+                consumed += u32::try_from(count).unwrap();
+                step(&mut kernel);
+                ring.consume(consumed);
+                step(&mut kernel);
+                is_asked = ring.has_requests(consumed);
+                step(&mut kernel);
+            }
+            assert_eq!(consumed, 36, "moment {moment}");
+        }
+    }
+
+    #[test]
+    fn long_replies_are_announced_or_go_on() {
+        let ring = Ring::new(FakePage::new());
+        let mut kernel = Kernel { is_announced: true };
+        let (mut sent, mut taken) = (0usize, 0u32);
+        while std::mem::take(&mut kernel.is_announced) {
+            let at = u32::try_from(sent).unwrap();
+            sent += ring.reply(at, &[7; 5000][sent..]).unwrap();
+            loop {
+                match kernel.read(&ring, 300) {
+                    0 => break,
+                    count => taken += count,
+                }
+            }
+        }
+        assert_eq!((sent, taken), (5000, 5000));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Server {
     clients: BTreeMap<ConnId, Client>,
     /// Rings whose requests were taken, but not yet given free.
     taken: BTreeSet<DomId>,
+    /// Rings that got requests while others were given free: nothing announces those.
+    again: BTreeSet<DomId>,
 }
 
 /// What became ready.
@@ -80,6 +82,7 @@ impl Server {
             listener,
             clients: BTreeMap::new(),
             taken: BTreeSet::new(),
+            again: BTreeSet::new(),
         };
         for id in orphans(&server.state) {
             server.apply(Input::Disconnect(id));
@@ -208,10 +211,17 @@ impl Server {
     /// # Errors
     /// When the journal cannot be written, or polling fails.
     pub fn turn(&mut self, timeout: Option<&rustix::event::Timespec>) -> io::Result<()> {
-        let ready = self.wait(timeout)?;
+        const NOW: rustix::event::Timespec = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let ready = match self.again.is_empty() {
+            true => self.wait(timeout)?,
+            false => self.wait(Some(&NOW))?,
+        };
         // First, while all that waits to be sent is in the journal.
-        if ready.events {
-            self.serve_events();
+        if ready.events || !self.again.is_empty() {
+            self.serve_events(ready.events);
         }
         if ready.listener {
             self.accept();
@@ -256,16 +266,19 @@ impl Server {
         })
     }
 
-    fn serve_events(&mut self) {
-        let Some(evtchn) = &self.world.evtchn else {
-            return;
+    /// Serves the rings whose events have fired, if any have, and those that are to be looked at
+    /// again.
+    fn serve_events(&mut self, have_fired: bool) {
+        let mut ready = std::mem::take(&mut self.again);
+        let Some(evtchn) = self.world.evtchn.as_ref().filter(|_| have_fired) else {
+            return self.serve_rings(ready);
         };
         let mut ports = [EvtchnPort(0); 128];
         let fired = match evtchn.pending(&mut ports) {
             Ok(fired) => fired.to_vec(),
             Err(error) => {
                 eprintln!("xenstored: {error}");
-                return;
+                return self.serve_rings(ready);
             }
         };
         // Before looking at the rings: what comes later fires again.
@@ -274,7 +287,7 @@ impl Server {
                 eprintln!("xenstored: {error}");
             }
         }
-        let (mut ready, mut has_died) = (Vec::new(), false);
+        let mut has_died = false;
         for port in fired {
             if Some(port) == self.world.virq {
                 has_died = true;
@@ -290,7 +303,7 @@ impl Server {
     }
 
     /// Takes the requests of rings, unless their replies wait for room.
-    fn serve_rings(&mut self, mut ready: Vec<DomId>) {
+    fn serve_rings(&mut self, mut ready: BTreeSet<DomId>) {
         // Replies first, of all of them: what the first requests cause for the others is not in
         // the journal yet. Who leaves replies waiting will fire again when it has taken them.
         ready.retain(|domain| {
@@ -399,6 +412,9 @@ impl Server {
         let mut is_news = false;
         if self.taken.remove(&domain) {
             is_news = connection.ring.consume(conn.consumed);
+            if connection.ring.has_requests(conn.consumed) {
+                self.again.insert(domain);
+            }
         }
         let mut is_broken = false;
         if !conn.out.is_empty() {
