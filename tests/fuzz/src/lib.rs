@@ -79,6 +79,12 @@ pub const TARGETS: &[Target] = &[
         cases: 20_000,
     },
     Target {
+        name: "xs_wire",
+        run: targets::xs_wire,
+        seeds: seeds::xs_wire,
+        cases: 10_000,
+    },
+    Target {
         name: "acpi",
         run: targets::acpi,
         seeds: seeds::acpi,

@@ -4,6 +4,7 @@ use guest_image::payload::Format;
 use guest_image::testing::{
     build_bzimage, build_kernel, build_memory_map, build_module, build_multiboot2, pack,
 };
+use xenstore::{Kind, Message, TxId};
 
 pub(crate) fn multiboot2() -> Vec<Vec<u8>> {
     let mut efi_map = [40u32, 1].map(u32::to_le_bytes).as_flattened().to_vec();
@@ -149,4 +150,50 @@ pub(crate) fn xl_cfg() -> Vec<Vec<u8>> {
     ]
     .map(|text| text.as_bytes().to_vec())
     .to_vec()
+}
+
+/// Whole conversations, one message behind the other.
+pub(crate) fn xs_wire() -> Vec<Vec<u8>> {
+    let talk = |messages: &[(Kind, u32, &[u8])]| {
+        let mut out = Vec::new();
+        for (request, (kind, tx, payload)) in (0..).zip(messages) {
+            let message = Message {
+                kind: *kind,
+                request,
+                tx: TxId(*tx),
+                payload: payload.to_vec(),
+            };
+            message.encode(&mut out).unwrap_or_default();
+        }
+        out
+    };
+    vec![
+        talk(&[
+            (Kind::WRITE, 0, b"/local/domain/1/name\0guest"),
+            (Kind::READ, 0, b"name\0"),
+            (Kind::DIRECTORY, 0, b"/local/domain\0"),
+            (Kind::GET_PERMS, 0, b"data\0"),
+            (Kind::RM, 0, b"data\0"),
+        ]),
+        talk(&[
+            (Kind::WATCH, 0, b"device\0token\0"),
+            (Kind::TRANSACTION_START, 0, b"\0"),
+            (Kind::WRITE, 1, b"device/vif/0/state\0\x34"),
+            (Kind::MKDIR, 1, b"device/vbd\0"),
+            (Kind::SET_PERMS, 1, b"device\0n1\0r2\0"),
+            (Kind::TRANSACTION_END, 1, b"T\0"),
+            (Kind::UNWATCH, 0, b"device\0token\0"),
+        ]),
+        talk(&[
+            (Kind::WATCH, 0, b"@releaseDomain\0t\0"),
+            (Kind::INTRODUCE, 0, b"2\x000\x003\0"),
+            (Kind::SET_TARGET, 0, b"2\x001\0"),
+            (Kind::IS_DOMAIN_INTRODUCED, 0, b"2\0"),
+            (Kind::GET_DOMAIN_PATH, 0, b"2\0"),
+            (Kind::RELEASE, 0, b"2\0"),
+            (Kind::CONTROL, 0, b"quota\0"),
+            (Kind::DIRECTORY_PART, 0, b"/\x000\0"),
+            (Kind::RESET_WATCHES, 0, b"\0"),
+        ]),
+    ]
 }

@@ -8,6 +8,11 @@ use radon_core::cmdline;
 use radon_core::dom0::acpi::{AcpiSource, AcpiTables, HostTable, IoApicEntry, ProcessorEntries};
 use radon_core::dom0::memory_map::{HostMap, MAX_ENTRIES};
 use std::ops::Range;
+use xen_abi::{DomId, EvtchnPort, Gfn};
+use xenstore::wire::{Decoder, PAYLOAD_MAX, join};
+use xenstore::{Kind, Message, StoreError, TxId};
+use xenstored::journal::{replay, snapshot};
+use xenstored::state::{ConnId, Host, Input, RingStart, State};
 
 /// Kernels may unpack to this much here.
 const LIMIT: usize = 1 << 20;
@@ -200,4 +205,101 @@ pub(crate) fn xl_cfg(data: &[u8]) {
         assert!(problem.span.end <= source.text().len());
         assert!(problem.render(&source).contains(": "));
     }
+}
+
+/// Every ring can be mapped.
+struct Willing;
+
+impl Host for Willing {
+    fn connect(&mut self, _: DomId, _: Gfn, _: EvtchnPort) -> Result<RingStart, StoreError> {
+        Ok(RingStart {
+            consumed: 0,
+            produced: 0,
+        })
+    }
+}
+
+/// Messages in `bytes`, and whether one announced too much.
+fn messages(decoder: &mut Decoder, mut bytes: &[u8]) -> (Vec<Message>, bool) {
+    let mut list = Vec::new();
+    loop {
+        match decoder.feed(&mut bytes) {
+            Ok(Some(message)) => {
+                assert!(message.payload.len() <= PAYLOAD_MAX);
+                list.push(message);
+            }
+            Ok(None) => return (list, false),
+            Err(_) => return (list, true),
+        }
+    }
+}
+
+/// Each request has one reply of its number, in order; events come between them.
+fn check_replies(asked: &[Message], out: &[u8]) {
+    let (said, is_broken) = messages(&mut Decoder::default(), out);
+    assert!(!is_broken);
+    let replies = said.iter().filter(|said| said.kind != Kind::WATCH_EVENT);
+    let numbers: Vec<_> = replies.map(|reply| (reply.request, reply.tx)).collect();
+    let wanted: Vec<_> = asked.iter().map(|ask| (ask.request, ask.tx)).collect();
+    assert_eq!(numbers, wanted);
+}
+
+/// The daemon reads bytes of a guest's ring, and the same as messages of dom0's clients.
+pub(crate) fn xs_wire(data: &[u8]) {
+    const SECRET: &str = "/tool/secret";
+    const D: DomId = DomId(1);
+    let host = &mut Willing;
+    let (asked, is_broken) = messages(&mut Decoder::default(), data);
+    let mut pieces = Decoder::default();
+    let piecewise: Vec<Message> = data
+        .chunks(7)
+        .map_while(|piece| {
+            let (list, is_broken) = messages(&mut pieces, piece);
+            (!is_broken || !list.is_empty()).then_some(list)
+        })
+        .flatten()
+        .collect();
+    assert_eq!(piecewise, asked);
+
+    let mut state = State::new();
+    state.apply(&Input::Connect(ConnId(1)), host);
+    let payload = [SECRET.as_bytes(), b"\0value"].concat();
+    let mut ask = |kind, payload| {
+        let message = Message {
+            kind,
+            request: 0,
+            tx: TxId::NONE,
+            payload,
+        };
+        state.apply(&Input::Message(ConnId(1), message), &mut Willing);
+    };
+    ask(Kind::WRITE, payload);
+    ask(Kind::MKDIR, join(&["/local/domain/1/data"]));
+    ask(Kind::SET_PERMS, join(&["/local/domain/1/data", "n1"]));
+    ask(Kind::SET_PERMS, join(&["/local/domain/1", "n1"]));
+    state.apply(&Input::Attach(D, Gfn(1), EvtchnPort(1)), host);
+    let secret = state.tree.get(SECRET).cloned();
+    assert!(secret.is_some());
+    state.apply(&Input::Bytes(D, data.to_vec()), host);
+    assert_eq!(state.tree.get(SECRET).cloned(), secret);
+    for path in ["/tool", "/local/domain", "/"] {
+        let node = state.tree.get(path);
+        assert!(node.is_some_and(|node| node.permissions[0].domain == DomId(0)));
+    }
+    let id = state.domains.get(&D).map(|domain| domain.conn);
+    if let Some(conn) = id.and_then(|id| state.conns.get(&id))
+        && !is_broken
+    {
+        check_replies(&asked, &conn.out);
+    }
+
+    state.apply(&Input::Connect(ConnId(9)), host);
+    for message in &asked {
+        state.apply(&Input::Message(ConnId(9), message.clone()), host);
+    }
+    if let Some(conn) = state.conns.get(&ConnId(9)) {
+        check_replies(&asked, &conn.out);
+    }
+    let again = replay(&snapshot(&state, "boot"), "boot");
+    assert!(again.is_some_and(|(again, _)| again.tree == state.tree));
 }
