@@ -6,7 +6,7 @@ use crate::context::{Failure, Result};
 /// A command's options.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spec {
-    /// Letters; one with a value is followed by a colon.
+    /// Letters; one with a value is followed by a colon, one whose value may be missing by two.
     pub(crate) letters: &'static str,
     /// Long names and the letters they stand for.
     pub(crate) long: &'static [(&'static str, char)],
@@ -42,10 +42,11 @@ impl Args {
             .map(|(_, value)| value.as_str())
     }
 
-    /// A numeric value of an option.
+    /// A numeric value of an option; `None` when the option has no value.
     pub(crate) fn number<T: std::str::FromStr>(&self, letter: char) -> Result<Option<T>> {
         let bad = |text: &str| Failure::new(format!("'{text}' is no valid number for -{letter}"));
         self.value(letter)
+            .filter(|text| !text.is_empty())
             .map(|text| text.parse().map_err(|_| bad(text)))
             .transpose()
     }
@@ -56,11 +57,35 @@ impl Args {
     }
 }
 
+/// Does an option take a value?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Nothing,
+    Value,
+    MaybeValue,
+}
+
+impl Takes {
+    /// The value that is not written in the same word, if there is one.
+    fn next(self, words: &mut std::slice::Iter<'_, String>) -> Option<String> {
+        let next = words.as_slice().first();
+        match next {
+            Some(word) if self == Self::MaybeValue && word.starts_with('-') => Some(String::new()),
+            None if self == Self::MaybeValue => Some(String::new()),
+            _ => words.next().cloned(),
+        }
+    }
+}
+
 impl Spec {
-    fn takes_value(&self, letter: char) -> Option<bool> {
+    fn takes(&self, letter: char) -> Option<Takes> {
         let at = self.letters.find(letter).filter(|_| letter != ':')?;
         let rest = self.letters.get(at + letter.len_utf8()..)?;
-        Some(rest.starts_with(':'))
+        Some(match rest {
+            _ if rest.starts_with("::") => Takes::MaybeValue,
+            _ if rest.starts_with(':') => Takes::Value,
+            _ => Takes::Nothing,
+        })
     }
 
     /// Reads `words`; `Ok(None)` when help is asked for.
@@ -88,14 +113,15 @@ impl Spec {
                             .1
                     }
                 };
-                let value = match (self.takes_value(letter), inline) {
-                    (Some(true), Some(value)) => value,
-                    (Some(true), None) => words
-                        .next()
-                        .ok_or_else(|| fail(format!("'--{name}' needs a value")))?
-                        .clone(),
-                    (_, Some(_)) => return Err(fail(format!("'--{name}' takes no value"))),
-                    (_, None) => String::new(),
+                let value = match (self.takes(letter), inline) {
+                    (None | Some(Takes::Nothing), None) => String::new(),
+                    (None | Some(Takes::Nothing), Some(_)) => {
+                        return Err(fail(format!("'--{name}' takes no value")));
+                    }
+                    (Some(_), Some(value)) => value,
+                    (Some(takes), None) => takes
+                        .next(&mut words)
+                        .ok_or_else(|| fail(format!("'--{name}' needs a value")))?,
                 };
                 args.options.push((letter, value));
             } else if let Some(letters) = word.strip_prefix('-').filter(|rest| !rest.is_empty()) {
@@ -105,17 +131,16 @@ impl Spec {
                 }
                 let mut rest = letters.chars();
                 while let Some(letter) = rest.next() {
-                    match self.takes_value(letter) {
+                    match self.takes(letter) {
                         None if letter == 'h' => return Ok(None),
                         None => return Err(fail(format!("unknown option '-{letter}'"))),
-                        Some(false) => args.options.push((letter, String::new())),
-                        Some(true) => {
+                        Some(Takes::Nothing) => args.options.push((letter, String::new())),
+                        Some(takes) => {
                             let joined = rest.as_str().trim_start_matches('=').to_owned();
                             let value = match joined.as_str() {
-                                "" => words
-                                    .next()
-                                    .ok_or_else(|| fail(format!("'-{letter}' needs a value")))?
-                                    .clone(),
+                                "" => takes
+                                    .next(&mut words)
+                                    .ok_or_else(|| fail(format!("'-{letter}' needs a value")))?,
                                 _ => joined,
                             };
                             args.options.push((letter, value));
@@ -182,6 +207,27 @@ mod tests {
             assert!(args.has('c') && args.has('p'), "{text}");
             assert_eq!(args.value('f'), Some("a"), "{text}");
             assert_eq!(args.operands, ["b"], "{text}");
+        }
+    }
+
+    #[test]
+    fn values_may_be_missing_where_the_command_says_so() {
+        let spec = Spec {
+            letters: "d:w::c::",
+            long: &[("weight", 'w')],
+            operands: (0, 0),
+        };
+        let parse = |text: &str| {
+            let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+            spec.parse("x", &words).unwrap().unwrap()
+        };
+        for text in ["-d a -w", "-w -d a", "--weight -d a"] {
+            let args = parse(text);
+            assert!(args.has('w') && args.value('d') == Some("a"), "{text}");
+            assert_eq!(args.number::<u16>('w').unwrap(), None, "{text}");
+        }
+        for text in ["-w 5 -c", "-w5 -c", "-w=5 -c", "--weight=5 -c", "-c -w 5"] {
+            assert_eq!(parse(text).number::<u16>('w').unwrap(), Some(5), "{text}");
         }
     }
 

@@ -10,6 +10,8 @@ mod args;
 mod commands;
 mod context;
 mod json;
+#[cfg(test)]
+mod manual;
 mod output;
 mod table;
 
@@ -18,7 +20,12 @@ use std::process::ExitCode;
 use context::{Context, Failure};
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
+    let mut words = std::env::args();
+    let called = words.next().unwrap_or_default();
+    // Under the name of Xen's monitor it is that.
+    let is_xentop = called.rsplit('/').next() == Some("xentop");
+    let first = is_xentop.then(|| "top".to_owned());
+    let words: Vec<String> = first.into_iter().chain(words).collect();
     match run(&words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -41,14 +48,24 @@ fn run(words: &[String]) -> context::Result {
             // Timestamps, carriage returns in progress, and locks that other toolstacks left:
             // there is nothing that they would change.
             Some("-t" | "-T" | "-f") => {}
-            None | Some("-h" | "--help" | "help") => {
+            Some("-h" | "--help" | "help") => {
                 let rest: Vec<String> = words.cloned().collect();
                 return commands::help::help(&mut context, &rest);
+            }
+            None => {
+                commands::help::help(&mut context, &[])?;
+                return Err(Failure::Told);
             }
             Some(name) => break name,
         }
     };
     let rest: Vec<String> = words.cloned().collect();
+    if let Some(refused) = table::refused(name) {
+        return Err(Failure::Message(format!(
+            "'{name}' is not supported: {}\n  help: {}",
+            refused.why, refused.instead
+        )));
+    }
     let Some(command) = table::find(name) else {
         let names = table::COMMANDS.iter().map(|command| command.name);
         let help = match xlcfg::closest(name, names) {
@@ -59,5 +76,11 @@ fn run(words: &[String]) -> context::Result {
             "unknown command '{name}'\n  help: {help}"
         )));
     };
+    if context.is_dry_run && !command.can_dry_run() {
+        return Err(Failure::Message(format!(
+            "'{}' cannot only say what it would do\n  help: leave -N out",
+            command.name
+        )));
+    }
     (command.run)(&mut context, &rest)
 }

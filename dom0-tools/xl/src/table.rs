@@ -18,6 +18,165 @@ pub(crate) struct Command {
     pub(crate) options: &'static str,
 }
 
+/// Commands that know what `-N` means; all others refuse it, rather than act.
+const DRY_RUN: &[&str] = &[
+    "block-attach",
+    "config-update",
+    "create",
+    "network-attach",
+    "vcpu-pin",
+];
+
+impl Command {
+    /// Can it only say what it would do?
+    pub(crate) fn can_dry_run(&self) -> bool {
+        DRY_RUN.contains(&self.name)
+    }
+}
+
+/// Commands of Xen's xl that are not here: why, and what to do.
+pub(crate) struct Refused {
+    pub(crate) names: &'static [&'static str],
+    pub(crate) why: &'static str,
+    pub(crate) instead: &'static str,
+}
+
+/// All of them.
+pub(crate) static REFUSED: &[Refused] = &[
+    Refused {
+        names: &[
+            "save",
+            "restore",
+            "migrate",
+            "migrate-receive",
+            "suspend",
+            "resume",
+            "remus",
+        ],
+        why: "guests cannot be saved or moved yet",
+        instead: "shut the guest down, and create it again",
+    },
+    Refused {
+        names: &["dump-core"],
+        why: "memory of guests cannot be written to files yet",
+        instead: "take the dump in the guest (kdump)",
+    },
+    Refused {
+        names: &[
+            "pci-attach",
+            "pci-detach",
+            "pci-list",
+            "pci-assignable-add",
+            "pci-assignable-remove",
+            "pci-assignable-list",
+            "dt-overlay",
+        ],
+        why: "devices of the machine cannot be given to guests yet",
+        instead: "use disks and network cards of dom0",
+    },
+    Refused {
+        names: &[
+            "vncviewer",
+            "qemu-monitor-command",
+            "cd-insert",
+            "cd-eject",
+            "usbctrl-attach",
+            "usbctrl-detach",
+            "usbdev-attach",
+            "usbdev-detach",
+            "usb-list",
+        ],
+        why: "guests have no emulated devices",
+        instead: "use 'xl console' and 'xl block-attach'",
+    },
+    Refused {
+        names: &[
+            "channel-list",
+            "vtpm-attach",
+            "vtpm-list",
+            "vtpm-detach",
+            "vkb-attach",
+            "vkb-list",
+            "vkb-detach",
+            "vdispl-attach",
+            "vdispl-list",
+            "vdispl-detach",
+            "vsnd-attach",
+            "vsnd-list",
+            "vsnd-detach",
+        ],
+        why: "this kind of device has no backend here",
+        instead: "disks, network cards and a text console are available",
+    },
+    Refused {
+        names: &["sched-credit", "sched-rtds"],
+        why: "the scheduler is credit2",
+        instead: "use 'xl sched-credit2'",
+    },
+    Refused {
+        names: &[
+            "cpupool-create",
+            "cpupool-destroy",
+            "cpupool-rename",
+            "cpupool-cpu-add",
+            "cpupool-cpu-remove",
+            "cpupool-migrate",
+            "cpupool-numa-split",
+        ],
+        why: "there is one CPU pool, with all CPUs",
+        instead: "pin vCPUs: 'xl vcpu-pin'",
+    },
+    Refused {
+        names: &["getenforce", "setenforce", "loadpolicy"],
+        why: "there is no security module",
+        instead: "the access rules are fixed; see docs/abi-coverage.md",
+    },
+    Refused {
+        names: &["sharing"],
+        why: "guests share no memory",
+        instead: "see 'xl list' for what each has",
+    },
+    Refused {
+        names: &[
+            "psr-hwinfo",
+            "psr-cmt-attach",
+            "psr-cmt-detach",
+            "psr-cmt-show",
+            "psr-cat-set",
+            "psr-cat-show",
+            "psr-mba-set",
+            "psr-mba-show",
+        ],
+        why: "caches and memory bandwidth are not divided",
+        instead: "use weights and caps: 'xl sched-credit2'",
+    },
+    Refused {
+        names: &["set-parameters"],
+        why: "options of the hypervisor cannot be changed while it runs",
+        instead: "change its command line in the boot loader; see docs/boot.md",
+    },
+    Refused {
+        names: &["button-press"],
+        why: "it is deprecated in Xen",
+        instead: "use 'xl trigger DOMAIN power'",
+    },
+    Refused {
+        names: &["devd"],
+        why: "backends run in dom0 only, and need no daemon",
+        instead: "remove it from what starts it",
+    },
+    Refused {
+        names: &["xenstore-quota-get", "xenstore-quota-set"],
+        why: "quotas are the same for all guests",
+        instead: "see 'xenstore' and the options of xenstored",
+    },
+];
+
+/// Why a command of Xen's is not here.
+pub(crate) fn refused(name: &str) -> Option<&'static Refused> {
+    REFUSED.iter().find(|refused| refused.names.contains(&name))
+}
+
 /// Looks a command up.
 pub(crate) fn find(name: &str) -> Option<&'static Command> {
     // Left behind by `create`, not for users.
@@ -64,10 +223,12 @@ commands! {
          -f FILE, --defconfig=FILE\n                        Use the given configuration file.\n\
          -n, --dryrun            Print the resulting configuration only.\n\
          -p                      Leave the domain paused after it is created.\n\
-         -q, --quiet             Quiet.";
+         -q, --quiet             Quiet.\n\
+         --ignore-global-affinity-masks Accepted: there are none.";
     "config-update", config::update, "<Domain> <ConfigFile> [options] [name=value ...]",
         "Update a running domain's saved configuration, used when it reboots",
-        "-f FILE, --defconfig=FILE\n                        Use the given configuration file.";
+        "-f FILE, --defconfig=FILE\n                        Use the given configuration file.\n\
+         -d                      Enable debug messages.";
     "list", list::list, "[options] [Domain]",
         "List information about all/some domains",
         "-l, --long              Output all VM details as JSON\n\
@@ -105,9 +266,9 @@ commands! {
     "vcpu-set", vcpu::set, "[option] <Domain> <vCPUs>",
         "Set the number of active VCPUs allowed for the domain",
         "-i, --ignore-host  Don't limit the vCPU based on the host CPU count";
+    "vm-list", list::vm_list, "", "List guest domains, excluding dom0, stubdoms, etc.", "";
     "info", info::info, "[options] [field]", "Get information about Xen host",
         "-n, --numa         List host NUMA topology information";
-    "vm-list", list::vm_list, "", "List guest domains, excluding dom0, stubdoms, etc.", "";
     "claims", list::claims, "", "List outstanding claim information about all domains", "";
     "sched-credit2", sched::credit2, "[-d <Domain> [-w[=WEIGHT]|-c[=CAP]]] [-s [-r RLIMIT]] [-p CPUPOOL]",
         "Get/set credit2 scheduler parameters",
@@ -130,11 +291,17 @@ commands! {
     "debug-keys", debug::debug_keys, "<Keys>", "Send debug keys to Xen", "";
     "dmesg", debug::dmesg, "[-c]", "Read and/or clear dmesg buffer",
         "-c                 Clear dmesg buffer as well as printing it";
-    "top", top::top, "[-bf] [-i N] [-d SECONDS]", "Monitor a host and the domains in real time",
-        "-b, --batch        Print one list after the other\n\
-         -f, --full-name    Do not cut names off\n\
-         -i, --iterations N End after N lists\n\
-         -d, --delay N      Seconds between them, 3 unless given";
+    "top", top::top, "[options]", "Monitor a host and the domains in real time",
+        "-d, --delay=SECONDS  Seconds between updates (default 3)\n\
+         -n, --networks       Show each network card, too\n\
+         -x, --vbds           Show each disk, too\n\
+         -v, --vcpus          Show each vCPU, too\n\
+         -r, --repeat-header  Repeat the header before each domain\n\
+         -f, --full-name      Show whole names\n\
+         -z, --dom0-first     Show dom0 first, as it is anyway\n\
+         -b, --batch          Print one table after the other, read no keys\n\
+         -i, --iterations=N   End after N tables\n\
+         -V, --version        Print the version";
     "network-attach", device::network_attach,
         "<Domain> [mac=<mac>] [bridge=<bridge>] [vifname=<name>] [rate=<rate>] [mtu=<mtu>]",
         "Create a new virtual network device", "";
@@ -173,6 +340,25 @@ mod tests {
                 COMMANDS[at + 1..]
                     .iter()
                     .all(|other| other.name != command.name)
+            );
+        }
+    }
+
+    #[test]
+    fn refused_commands_are_not_there_and_say_why() {
+        for refused in REFUSED {
+            assert!(!refused.why.is_empty() && !refused.instead.is_empty());
+            for name in refused.names {
+                assert!(
+                    COMMANDS.iter().all(|command| command.name != *name),
+                    "{name}"
+                );
+            }
+        }
+        for name in DRY_RUN {
+            assert!(
+                COMMANDS.iter().any(|command| command.name == *name),
+                "{name}"
             );
         }
     }

@@ -181,7 +181,7 @@ fn every_option_that_is_to_be_applied_is_read() {
     let text = ["type", "builder"];
     assert!(Config::read_settings(&mut settings).is_some());
     for info in OPTIONS {
-        if info.treatment == Treatment::Applied && !text.contains(&info.name) {
+        if matches!(info.treatment, Treatment::Applied { .. }) && !text.contains(&info.name) {
             assert!(settings.asked.contains(info.name), "{}", info.name);
         }
     }

@@ -27,7 +27,10 @@ pub enum Accepts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
     /// Read into [`crate::Config`].
-    Applied,
+    Applied {
+        /// Values and what they do.
+        what: &'static str,
+    },
     /// Refused, unless it asks for what is the case.
     Fixed {
         /// These values are the case.
@@ -74,10 +77,10 @@ impl Accepts {
     }
 }
 
-const fn applied(name: &'static str) -> OptionInfo {
+const fn applied(name: &'static str, what: &'static str) -> OptionInfo {
     OptionInfo {
         name,
-        treatment: Treatment::Applied,
+        treatment: Treatment::Applied { what },
     }
 }
 
@@ -192,7 +195,7 @@ use Accepts::{Empty, Nothing, One, Truth, Words, Zero};
 
 /// All options, sorted.
 pub const OPTIONS: &[OptionInfo] = &[
-    applied("acpi"),
+    applied("acpi", "0 or 1 (default): ACPI tables for the guest"),
     fixed("acpi_firmware", Nothing, FIRMWARE_TABLES),
     fixed("acpi_laptop_slate", Zero, PLATFORM),
     fixed("acpi_s3", Zero, PLATFORM),
@@ -209,14 +212,29 @@ pub const OPTIONS: &[OptionInfo] = &[
     fixed("bootloader_args", Empty, BOOTLOADER),
     fixed("bootloader_restrict", Zero, BOOTLOADER),
     fixed("bootloader_user", Nothing, BOOTLOADER),
-    applied("builder"),
-    applied("cap"),
+    applied(
+        "builder",
+        "old form of `type` (`generic`, `linux`: PV, `hvm`), with a warning",
+    ),
+    applied(
+        "cap",
+        "most CPU time in percent of one CPU; 0 (default) is no limit",
+    ),
     fixed("channel", Empty, DEVICE),
-    applied("cmdline"),
-    applied("cpu_weight"),
+    applied(
+        "cmdline",
+        "the kernel's whole command line; `root` and `extra` are then not used",
+    ),
+    applied(
+        "cpu_weight",
+        "1 to 65535, 256 when left out: share of CPU time beside other guests",
+    ),
     fixed("cpuid", Empty, CPUID),
-    applied("cpus"),
-    applied("cpus_soft"),
+    applied(
+        "cpus",
+        "CPUs on which vCPUs may run: `\"all\"`, `\"0-3,^1\"`, `\"node:0\"` for all vCPUs, or a list with one entry for each",
+    ),
+    applied("cpus_soft", "CPUs that vCPUs prefer, written like `cpus`"),
     fixed("device_model", Nothing, EMULATED),
     fixed("device_model_args", Empty, EMULATED),
     fixed("device_model_args_hvm", Empty, EMULATED),
@@ -231,13 +249,16 @@ pub const OPTIONS: &[OptionInfo] = &[
         EMULATED,
     ),
     fixed("device_tree", Empty, ARM),
-    applied("disk"),
+    applied("disk", "list of [disks](#disks)"),
     fixed("display", Nothing, EMULATED),
     fixed("dm_restrict", Zero, EMULATED),
     fixed("driver_domain", Zero, DRIVER_DOMAIN),
     fixed("dtdev", Empty, ARM),
     fixed("e820_host", Zero, E820_HOST),
-    applied("extra"),
+    applied(
+        "extra",
+        "words for the kernel's command line, behind `root`",
+    ),
     fixed("extratime", Nothing, RTDS),
     fixed("firmware", Nothing, FIRMWARE),
     fixed("firmware_override", Nothing, FIRMWARE),
@@ -251,33 +272,72 @@ pub const OPTIONS: &[OptionInfo] = &[
     fixed("iomem", Empty, PASSTHROUGH),
     fixed("ioports", Empty, PASSTHROUGH),
     fixed("irqs", Empty, PASSTHROUGH),
-    applied("kernel"),
+    applied(
+        "kernel",
+        "path in dom0 of the kernel: bzImage or ELF with the Xen PVH note. Needed",
+    ),
     fixed("keymap", Nothing, EMULATED),
     fixed("latency", Nothing, RTDS),
     fixed("llc_colors", Empty, ARM),
     fixed("localtime", Zero, RTC),
-    applied("max_event_channels"),
-    applied("max_grant_frames"),
-    applied("max_grant_version"),
-    applied("max_maptrack_frames"),
-    applied("maxmem"),
-    applied("maxvcpus"),
+    applied(
+        "max_event_channels",
+        "highest event channel, 1023 when left out",
+    ),
+    applied(
+        "max_grant_frames",
+        "frames of the grant table, 4 to 65536; 64 when left out",
+    ),
+    applied(
+        "max_grant_version",
+        "1 or 2 (default): highest version of the grant table",
+    ),
+    applied(
+        "max_maptrack_frames",
+        "frames for grants that the guest maps, 0 to 65536; 1024 when left out",
+    ),
+    applied(
+        "maxmem",
+        "MiB to which the guest may grow; `memory` when left out. All of it must be free at the start",
+    ),
+    applied(
+        "maxvcpus",
+        "vCPUs that can be brought online; `vcpus` when left out",
+    ),
     fixed("mca_caps", Empty, MCA),
-    applied("memory"),
+    applied(
+        "memory",
+        "MiB at the start. Needed, unless `maxmem` is given",
+    ),
     fixed("mmio_hole", Zero, EMULATED),
     fixed("ms_vm_genid", Words(&["none"]), FIRMWARE_TABLES),
     fixed("msr_relaxed", Zero, MSR_RELAXED),
-    applied("name"),
+    applied(
+        "name",
+        "unique, at most 255 letters, digits and `- _ . + : @`, not digits only. Needed",
+    ),
     fixed("nestedhvm", Zero, NESTED),
     fixed("nographic", Truth, EMULATED),
-    applied("nomigrate"),
+    applied("nomigrate", "0 or 1: taken; no guest migrates yet"),
     fixed("nr_spis", Zero, ARM),
     fixed("nx", One, CPU_BASE),
-    applied("on_crash"),
-    applied("on_poweroff"),
-    applied("on_reboot"),
-    applied("on_soft_reset"),
-    applied("on_watchdog"),
+    applied("on_crash", "an [action](#actions); `destroy` when left out"),
+    applied(
+        "on_poweroff",
+        "an [action](#actions); `destroy` when left out",
+    ),
+    applied(
+        "on_reboot",
+        "an [action](#actions); `restart` when left out",
+    ),
+    applied(
+        "on_soft_reset",
+        "an [action](#actions); `soft-reset` when left out",
+    ),
+    applied(
+        "on_watchdog",
+        "an [action](#actions); `destroy` when left out",
+    ),
     fixed("oos", Truth, OOS),
     fixed("opengl", Zero, EMULATED),
     fixed("p9", Empty, DEVICE),
@@ -289,16 +349,16 @@ pub const OPTIONS: &[OptionInfo] = &[
     fixed("pci_power_mgmt", Zero, PASSTHROUGH),
     fixed("pci_seize", Zero, PASSTHROUGH),
     fixed("period", Nothing, RTDS),
-    applied("pool"),
+    applied("pool", "CPU pool: `Pool-0`, there is no other"),
     fixed("pvcalls", Empty, DEVICE),
     fixed("pvshim", Zero, PVSHIM),
     fixed("pvshim_cmdline", Nothing, PVSHIM),
     fixed("pvshim_extra", Nothing, PVSHIM),
     fixed("pvshim_path", Nothing, PVSHIM),
-    applied("ramdisk"),
+    applied("ramdisk", "path in dom0 of the initial ramdisk"),
     fixed("rdm", Empty, PASSTHROUGH),
     fixed("rdm_mem_boundary", Zero, PASSTHROUGH),
-    applied("root"),
+    applied("root", "becomes `root=...` on the kernel's command line"),
     fixed("rtc_timeoffset", Zero, RTC),
     fixed("sdl", Zero, EMULATED),
     fixed("seclabel", Nothing, SECLABEL),
@@ -327,23 +387,35 @@ pub const OPTIONS: &[OptionInfo] = &[
     fixed("stubdomain_ramdisk", Nothing, EMULATED),
     fixed("sve", Words(&["none", "disabled", ""]), ARM),
     fixed("tee", Words(&["default", "none"]), ARM),
-    applied("timer_mode"),
+    applied(
+        "timer_mode",
+        "0 to 3 or a name as in Xen: told to the hypervisor",
+    ),
     fixed("trap_unmapped_accesses", Truth, ARM),
-    applied("tsc_mode"),
-    applied("type"),
+    applied(
+        "tsc_mode",
+        "`default` (0) or `native` (2), which are the same: RDTSC never exits. The hypervisor refuses `always_emulate` and `native_paravirt`",
+    ),
+    applied(
+        "type",
+        "`pvh`. `pv`, which is what a missing `type` means as in Xen, and `hvm` are refused",
+    ),
     fixed("usb", Zero, EMULATED),
     fixed("usbctrl", Empty, DEVICE),
     fixed("usbdev", Empty, DEVICE),
     fixed("usbdevice", Empty, EMULATED),
     fixed("usbversion", Zero, EMULATED),
-    applied("uuid"),
-    applied("vcpus"),
+    applied("uuid", "made up when left out"),
+    applied(
+        "vcpus",
+        "vCPUs at the start, 1 to 128; `maxvcpus` or 1 when left out",
+    ),
     fixed("vdispl", Empty, DEVICE),
     fixed("vendor_device", Words(&["none"]), EMULATED),
     fixed("vfb", Empty, DEVICE),
     fixed("vga", Words(&["none"]), EMULATED),
     fixed("videoram", Zero, EMULATED),
-    applied("vif"),
+    applied("vif", "list of [network cards](#network-cards)"),
     fixed("vif2", Empty, VIF2),
     fixed("viridian", Empty, VIRIDIAN),
     fixed("virtio", Empty, DEVICE),

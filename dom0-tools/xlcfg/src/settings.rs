@@ -101,7 +101,8 @@ impl<'a> Settings<'a> {
 
     fn value(&mut self, name: &str) -> Option<&Value> {
         debug_assert!(
-            options::find(name).is_some_and(|info| info.treatment == Treatment::Applied),
+            options::find(name)
+                .is_some_and(|info| matches!(info.treatment, Treatment::Applied { .. })),
             "{name}"
         );
         #[cfg(test)]

@@ -10,7 +10,7 @@ pub(crate) fn completion(_: &mut Context, words: &[String]) -> Result {
     let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
     let takes_domain: Vec<&str> = COMMANDS
         .iter()
-        .filter(|command| command.usage.contains("<Domain"))
+        .filter(|command| command.usage.contains("Domain"))
         .map(|command| command.name)
         .collect();
     let (names, domains) = (names.join(" "), takes_domain.join("|"));

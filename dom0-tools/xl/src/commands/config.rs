@@ -146,9 +146,18 @@ pub(crate) fn update(context: &mut Context, words: &[String]) -> Result {
     let d = context.domain(args.operand(0))?;
     let (path, overrides) = match args.value('f') {
         Some(path) => (path, args.operands.get(1..)),
+        None if args.operands.len() < 2 => {
+            return Err(Failure::new(
+                "no configuration is named\n  help: xl config-update DOMAIN FILE",
+            ));
+        }
         None => (args.operand(1), args.operands.get(2..)),
     };
     let loaded = load(path, overrides.unwrap_or_default())?;
+    if context.is_dry_run {
+        crate::output::say!("{}", as_json(&loaded.config));
+        return Ok(());
+    }
     let machine = context.machine()?;
     let uuid = toolstack::records::uuid(machine.hypervisor, d)?;
     let file = toolstack::records::config_file(d, uuid);

@@ -13,13 +13,15 @@ pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
     let args = super::parse!(
         words,
         "create",
-        "cdeFf:npqVA",
+        "cdeFf:npqVAI",
         &[
             ("dryrun", 'n'),
             ("quiet", 'q'),
             ("defconfig", 'f'),
             ("vncviewer", 'V'),
             ("vncviewer-autopass", 'A'),
+            // There are no global masks.
+            ("ignore-global-affinity-masks", 'I'),
         ],
         (0, crate::args::MANY)
     );

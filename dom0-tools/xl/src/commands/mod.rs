@@ -15,7 +15,7 @@ pub(crate) mod monitor;
 pub(crate) mod name;
 pub(crate) mod sched;
 pub(crate) mod top;
-mod traffic;
+pub(crate) mod traffic;
 pub(crate) mod vcpu;
 
 /// Reads options and operands, or says what the command does and ends.

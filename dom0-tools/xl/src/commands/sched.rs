@@ -29,7 +29,7 @@ pub(crate) fn credit2(context: &mut Context, words: &[String]) -> Result {
     let args = super::parse!(
         words,
         "sched-credit2",
-        "d:w:c:p:r:s",
+        "d:w::c::p:r:s",
         &[
             ("domain", 'd'),
             ("weight", 'w'),
@@ -42,12 +42,13 @@ pub(crate) fn credit2(context: &mut Context, words: &[String]) -> Result {
     );
     let weight: Option<u16> = args.number('w')?;
     let cap: Option<u16> = args.number('c')?;
-    if args.has('p') && (args.has('d') || weight.is_some() || cap.is_some()) {
+    let is_about_one = args.has('w') || args.has('c');
+    if args.has('p') && (args.has('d') || is_about_one) {
         return Err(Failure::new(
             "Specifying a cpupool is not allowed with other options.",
         ));
     }
-    if !args.has('d') && (weight.is_some() || cap.is_some()) {
+    if !args.has('d') && is_about_one {
         return Err(Failure::new("Must specify a domain."));
     }
     if args.has('s') {

@@ -1,80 +1,98 @@
-//! What domains' devices have moved, as dom0's kernel counts it: cards in `/proc/net/dev`, disks in
-//! the backends' statistics.
+//! What dom0's backends count of each guest's cards and disks, as its kernel shows it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-const NET: &str = "/proc/net/dev";
+const CARDS: &str = "/sys/class/net";
 const BACKENDS: &str = "/sys/bus/xen-backend/devices";
 
-/// The devices of one domain, added up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Traffic {
-    pub(crate) nets: u32,
-    /// Bytes, as dom0's end of the cards counts them.
-    pub(crate) sent: u64,
-    pub(crate) received: u64,
-    pub(crate) disks: u32,
-    /// Waits for grants, requests and sectors, in the order of [`STATISTICS`].
-    pub(crate) requests: [u64; 5],
+/// A guest's card, seen from dom0 (xentop's view as well): what dom0 sends, the guest receives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Card {
+    /// Bytes, packets, errors, drops.
+    pub(crate) received: [u64; 4],
+    /// The same.
+    pub(crate) sent: [u64; 4],
 }
 
-/// Files of a disk's statistics.
-const STATISTICS: [&str; 5] = ["oo_req", "rd_req", "wr_req", "rd_sect", "wr_sect"];
+/// A guest's disk. Backends in user space count nothing here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Disk {
+    /// Number that the guest and xenstore use.
+    pub(crate) number: u32,
+    /// Requests for which there were no resources, reads, writes, sectors read, sectors written.
+    pub(crate) counts: Option<[u64; 5]>,
+}
 
-/// Of all domains that have any.
-pub(crate) fn all() -> BTreeMap<u16, Traffic> {
-    let mut all = BTreeMap::new();
-    // Without them there are no such devices.
-    cards(&std::fs::read_to_string(NET).unwrap_or_default(), &mut all);
-    disks(Path::new(BACKENDS), &mut all);
+/// Cards and disks of one guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    pub(crate) cards: BTreeMap<u32, Card>,
+    pub(crate) disks: Vec<Disk>,
+}
+
+fn number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn numbers<const N: usize>(folder: &Path, names: [&str; N]) -> Option<[u64; N]> {
+    let mut all = [0; N];
+    for (value, name) in all.iter_mut().zip(names) {
+        *value = number(&folder.join(name))?;
+    }
+    Some(all)
+}
+
+/// Domain and number in `backend/vif/3/0` or, with another separator, `vbd-3-51712`.
+fn owner(text: &str, prefix: &str, separator: char) -> Option<(u16, u32)> {
+    let (domain, device) = text.strip_prefix(prefix)?.split_once(separator)?;
+    Some((domain.parse().ok()?, device.parse().ok()?))
+}
+
+fn entries(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut all: Vec<_> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    all.sort();
     all
 }
 
-fn cards(text: &str, all: &mut BTreeMap<u16, Traffic>) {
-    for line in text.lines() {
-        let Some((name, counts)) = line.trim().split_once(':') else {
-            continue;
-        };
-        let Some(domain) = card_of(name) else {
-            continue;
-        };
-        let counts: Vec<u64> = counts
-            .split_whitespace()
-            .map(|count| count.parse().unwrap_or(0))
-            .collect();
-        let of = all.entry(domain).or_default();
-        of.nets += 1;
-        of.received += counts.first().copied().unwrap_or(0);
-        of.sent += counts.get(8).copied().unwrap_or(0);
-    }
+/// All of it, by domain.
+pub(crate) fn read() -> BTreeMap<u16, Traffic> {
+    read_from(Path::new(CARDS), Path::new(BACKENDS))
 }
 
-/// The domain of `vifDOMAIN.NUMBER`.
-fn card_of(name: &str) -> Option<u16> {
-    let (domain, number) = name.strip_prefix("vif")?.split_once('.')?;
-    number.parse::<u32>().ok()?;
-    domain.parse().ok()
-}
-
-fn disks(folder: &Path, all: &mut BTreeMap<u16, Traffic>) {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let domain = name
-            .to_str()
-            .and_then(|name| name.strip_prefix("vbd-")?.split_once('-'))
-            .and_then(|(domain, _)| domain.parse().ok());
-        let Some(domain) = domain else { continue };
-        let of: &mut Traffic = all.entry(domain).or_default();
-        of.disks += 1;
-        for (sum, file) in of.requests.iter_mut().zip(STATISTICS) {
-            let text = std::fs::read_to_string(entry.path().join("statistics").join(file));
-            *sum += text.ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
-        }
+fn read_from(cards: &Path, backends: &Path) -> BTreeMap<u16, Traffic> {
+    let mut all: BTreeMap<u16, Traffic> = BTreeMap::new();
+    for path in entries(cards) {
+        // Also where the card was given another name.
+        let node = std::fs::read_to_string(path.join("device/nodename")).unwrap_or_default();
+        let Some((domain, device)) = owner(node.trim(), "backend/vif/", '/') else {
+            continue;
+        };
+        let folder = path.join("statistics");
+        let received = ["rx_bytes", "rx_packets", "rx_errors", "rx_dropped"];
+        let sent = ["tx_bytes", "tx_packets", "tx_errors", "tx_dropped"];
+        let card = Card {
+            received: numbers(&folder, received).unwrap_or_default(),
+            sent: numbers(&folder, sent).unwrap_or_default(),
+        };
+        all.entry(domain).or_default().cards.insert(device, card);
     }
+    for path in entries(backends) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some((domain, number)) = owner(&name, "vbd-", '-') else {
+            continue;
+        };
+        let names = ["oo_req", "rd_req", "wr_req", "rd_sect", "wr_sect"];
+        let counts = numbers(&path.join("statistics"), names);
+        let disk = Disk { number, counts };
+        all.entry(domain).or_default().disks.push(disk);
+    }
+    all
 }
 
 #[cfg(test)]
@@ -82,29 +100,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cards_are_added_up_by_domain() {
-        let text = "Inter-|   Receive    |  Transmit\n face |bytes packets\n    lo: 5 1 0 0 0 0 0 0 5 1\n\
-                    vif3.0: 100 2 0 0 0 0 0 0 2000 3 0 0 0 0 0 0\n  vif3.1:1 2 0 0 0 0 0 0 20 3\nvif4.x: 1 2\n";
-        let mut all = BTreeMap::new();
-        cards(text, &mut all);
-        let of = all.remove(&3).unwrap();
-        assert_eq!((of.nets, of.received, of.sent), (2, 101, 2020));
-        assert!(all.is_empty());
-    }
-
-    #[test]
-    fn disks_are_added_up_by_domain() {
-        let folder = std::env::temp_dir().join(format!("radon-xl-{}", std::process::id()));
-        for disk in ["vbd-3-51712", "vbd-3-51728", "vif-3-0"] {
-            let statistics = folder.join(disk).join("statistics");
-            std::fs::create_dir_all(&statistics).unwrap();
-            std::fs::write(statistics.join("rd_req"), "7\n").unwrap();
+    fn counts_are_found_by_domain() {
+        let top = std::env::temp_dir().join(format!("xl-traffic-{}", std::process::id()));
+        let write = |path: &str, text: &str| {
+            let path = top.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("net/renamed/device/nodename", "backend/vif/3/1");
+        for (at, name) in ["bytes", "packets", "errors", "dropped"].iter().enumerate() {
+            write(
+                &format!("net/renamed/statistics/rx_{name}"),
+                &format!("{at}\n"),
+            );
+            write(&format!("net/renamed/statistics/tx_{name}"), "9\n");
         }
-        let mut all = BTreeMap::new();
-        disks(&folder, &mut all);
-        std::fs::remove_dir_all(&folder).unwrap();
-        let of = all.remove(&3).unwrap();
-        assert_eq!((of.disks, of.requests), (2, [0, 14, 0, 0, 0]));
-        assert!(all.is_empty());
+        write("net/eth0/statistics/rx_bytes", "1");
+        for name in ["oo_req", "rd_req", "wr_req", "rd_sect", "wr_sect"] {
+            write(&format!("bus/vbd-3-51712/statistics/{name}"), "7\n");
+        }
+        write("bus/vbd-4-51728/nodename", "");
+        let all = read_from(&top.join("net"), &top.join("bus"));
+        std::fs::remove_dir_all(&top).unwrap();
+        assert_eq!(all.keys().copied().collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(all[&3].cards[&1].received, [0, 1, 2, 3]);
+        assert_eq!(all[&3].cards[&1].sent, [9; 4]);
+        assert_eq!(all[&3].disks[0].counts, Some([7; 5]));
+        assert_eq!(all[&4].disks[0].counts, None);
+        assert_eq!(all[&4].disks[0].number, 51728);
     }
 }

@@ -111,6 +111,17 @@ pub(crate) fn pin(context: &mut Context, words: &[String]) -> Result {
         Some(text) => operand(text, &nodes)?,
         None => None,
     };
+    if context.is_dry_run {
+        let nodes = u32::try_from(nodes.len()).unwrap_or(0);
+        let text = |map: &Option<CpuMap>| map.as_ref().map(|map| map_text(map, nodes));
+        let hard = text(&hard).unwrap_or_else(|| "-".to_owned());
+        let soft = text(&soft)
+            .map(|soft| format!(" {soft}"))
+            .unwrap_or_default();
+        say!("cpumap: {hard}{soft}");
+        return Ok(());
+    }
+    let xen = context.xen()?;
     let vcpus = match args.operand(1) {
         "all" => 0..=xen.domain_info(d)?.0.max_vcpu_id,
         text => {
