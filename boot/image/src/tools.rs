@@ -9,7 +9,20 @@ use crate::cpio::Archive;
 use crate::kernel::Kernel;
 
 /// The programs, in /usr/sbin.
-pub const PROGRAMS: &[&str] = &["xenconsoled", "xenstored", "xl"];
+pub const PROGRAMS: &[&str] = &["xenconsoled", "xenstore", "xenstored", "xl"];
+
+/// Names in the same folder under which one of them does something else.
+pub const LINKS: &[(&str, &str)] = &[
+    ("xenstore-chmod", "xenstore"),
+    ("xenstore-exists", "xenstore"),
+    ("xenstore-list", "xenstore"),
+    ("xenstore-ls", "xenstore"),
+    ("xenstore-read", "xenstore"),
+    ("xenstore-rm", "xenstore"),
+    ("xenstore-watch", "xenstore"),
+    ("xenstore-write", "xenstore"),
+    ("xentop", "xl"),
+];
 
 /// A guest of a kernel and a busybox: up in seconds.
 const TINY: &str = r#"# The smallest guest: a kernel and a busybox. 'xl create -c tiny.cfg'; ^] leaves its console.
@@ -60,6 +73,9 @@ pub fn programs(archive: &mut Archive, layout: &Layout, prefix: &str) -> Result<
         let content = std::fs::read(&path)
             .with_context(|| format!("reading {}: build it first", path.display()))?;
         archive.file(&format!("{prefix}usr/sbin/{name}"), 0o755, &content);
+    }
+    for (name, program) in LINKS {
+        archive.link(&format!("{prefix}usr/sbin/{name}"), program);
     }
     Ok(())
 }
