@@ -5,7 +5,7 @@ set -euo pipefail
 declare -A packages=(
     [qemu-system-x86_64]=qemu-system-x86 [grub-mkrescue]=grub-common [xorriso]=xorriso [mformat]=mtools
     [mmdebstrap]=mmdebstrap [mke2fs]=e2fsprogs [zstd]=zstd [xz]=xz-utils [depmod]=kmod [busybox]=busybox-static
-    [g++]=g++ [make]=make [git]=git [cc]=gcc
+    [dpkg-deb]=dpkg [strip]=binutils [g++]=g++ [make]=make [git]=git [cc]=gcc
 )
 declare -A files=(
     [/usr/share/OVMF/OVMF_CODE_4M.fd]=ovmf [/usr/lib/grub/i386-pc/multiboot2.mod]=grub-pc-bin

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cpio;
+pub mod deb;
 pub mod dom0;
 pub mod elf32;
 pub mod grub;

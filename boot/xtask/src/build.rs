@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use boot_image::kernel::Kernel;
-use boot_image::{Layout, elf32, grub, initrd, step, symbols, tools};
+use boot_image::{Layout, deb, elf32, grub, initrd, step, symbols, tools};
 
 /// Cargo, as the entry script chose it.
 fn cargo(layout: &Layout) -> Command {
@@ -197,6 +197,17 @@ pub(crate) fn all(layout: &Layout) -> Result<()> {
     ];
     grub::make_iso(layout, &layout.radon_iso(), &entries)?;
     step::say("build/radon.iso");
+    Ok(())
+}
+
+/// Builds the Debian package.
+pub(crate) fn deb(layout: &Layout) -> Result<()> {
+    image(layout)?;
+    tools(layout)?;
+    let package = deb::build(layout, env!("CARGO_PKG_VERSION"))?;
+    let size = package.metadata()?.len() / 1024;
+    let name = package.strip_prefix(layout.top()).unwrap_or(&package);
+    step::say(&format!("{}: {size} KiB", name.display()));
     Ok(())
 }
 

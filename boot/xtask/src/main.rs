@@ -15,6 +15,7 @@ usage: ./radon COMMAND [ARGUMENTS]
 
   setup        install the packages and the toolchain that the rest needs
   build        build/radon.elf, build/radon32.elf and build/radon.iso
+  deb          build/radon-tools_VERSION_amd64.deb: hypervisor, tools, units, manual
   run          dom0's shell on the serial console, on the best emulator here:
                [--machine NAME] [--uefi] [--packed] [--keep] [--native] [--print]
                [-- XEN OPTIONS]
@@ -45,6 +46,7 @@ fn dispatch(command: &str, arguments: &[String]) -> Result<()> {
     let layout = Layout::new()?;
     match command {
         "build" => build::all(&layout),
+        "deb" => build::deb(&layout),
         "run" => run::run(&layout, arguments),
         "test" => build::test(&layout, arguments),
         "test-long" => {
