@@ -31,7 +31,7 @@ pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
     let is_up = report.check("scheduling/guests", || {
         let mut up = Shell::boot(env, "scheduling", "guests")?;
         up.run(Daemons::C.start(), COMMAND)?;
-        up.run(&format!("cat >/tmp/meter <<'END'\n{METER}END\n"), COMMAND)?;
+        up.run(&format!("cat >/tmp/meter <<'END'\n{METER}END\ntrue"), COMMAND)?;
         up.run("xl vcpu-pin 0 all 0", COMMAND)?;
         for (name, weight) in GUESTS {
             up.run(
