@@ -54,6 +54,8 @@ pub struct CpuState {
     pub is_idle: AtomicBool,
     /// Unit that runs here plus one, 0 when idle.
     pub current: AtomicU32,
+    /// Domain whose vCPU was loaded last, plus one.
+    pub last_domain: AtomicU32,
     /// Exits handled, for the debug keys.
     pub exits: AtomicU64,
 }
@@ -67,6 +69,7 @@ impl Default for CpuState {
             beat: AtomicU64::new(u64::MAX),
             is_idle: AtomicBool::new(false),
             current: AtomicU32::new(0),
+            last_domain: AtomicU32::new(0),
             exits: AtomicU64::new(0),
         }
     }

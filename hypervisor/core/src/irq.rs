@@ -10,7 +10,7 @@ use xen_abi::{Errno, Gfn, Gpa, Gsi, Maddr, Mfn, PcpuId, Vector};
 use crate::domain::Domain;
 use crate::domain::vcpu::NO_CPU;
 use crate::hvm::intr::Bus;
-use crate::hvm::vioapic::{Polarity, RteChange};
+use crate::hvm::vioapic::{Polarity, Rte, RteChange};
 use crate::hvm::vlapic::Trigger;
 use crate::hvm::vlapic::message::Message;
 use crate::hypervisor::Hypervisor;
@@ -445,16 +445,24 @@ impl<M: Machine> Hypervisor<M> {
             };
             let cpu = c.new.message().map_or(PcpuId(0), |m| cpu_for(d, &m));
             self.machine.bind_gsi(c.gsi, pin, cpu);
-        } else if c.is_ended {
-            self.machine.mask_gsi(c.gsi, false);
+        } else if c.is_ended && !c.new.is_masked() {
+            self.open_pin(d, c.gsi);
+        }
+    }
+
+    /// Lets a level-triggered pin fire again.
+    fn open_pin(&self, d: &Domain<M>, gsi: Gsi) {
+        self.machine.mask_gsi(gsi, false);
+        // Another vCPU may have masked the entry meanwhile, and been at the pin before us.
+        if d.ioapics.rte(gsi).is_none_or(Rte::is_masked) {
+            self.machine.mask_gsi(gsi, true);
         }
     }
 
     /// The guest ended a level-triggered interrupt.
     pub(crate) fn end_level(&self, d: &Domain<M>, vector: Vector) {
-        d.ioapics.eoi(vector, &Bus { hv: self, d }, |gsi| {
-            self.machine.mask_gsi(gsi, false)
-        });
+        d.ioapics
+            .eoi(vector, &Bus { hv: self, d }, |gsi| self.open_pin(d, gsi));
     }
 }
 

@@ -11,6 +11,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
+use x86_defs::msr::{self, pred_cmd};
 use xen_abi::{Ns, PcpuId, VcpuId};
 
 use crate::domain::vcpu::{NO_CPU, attention, stop};
@@ -184,6 +185,21 @@ fn reschedule<M: Machine>(
     is_running
 }
 
+/// Another domain's branches must not train the predictors for this one's.
+pub(crate) fn separate<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, d: &Domain<M>) {
+    if !hv.host_msrs.has_ibpb {
+        return;
+    }
+    let (last, this) = (&hv.cpu(me).last_domain, u32::from(d.id.0) + 1);
+    let before = last.load(Ordering::Relaxed);
+    if before != this {
+        last.store(this, Ordering::Relaxed);
+        if before != 0 {
+            hv.machine.write_msr(msr::IA32_PRED_CMD, pred_cmd::IBPB);
+        }
+    }
+}
+
 fn load<M: Machine>(
     hv: &Hypervisor<M>,
     me: PcpuId,
@@ -196,6 +212,7 @@ fn load<M: Machine>(
     if has_migrated {
         hv.timers.move_unit(unit, me);
     }
+    separate(hv, me, &d);
     hv.machine.hvm().load(&mut hw);
     v.loaded_on.store(me.0, Ordering::SeqCst);
     Some(Loaded { d, v, hw })

@@ -96,8 +96,10 @@ pub mod vintr {
     pub const V_TPR_MASK: u64 = 0xf;
     /// A virtual interrupt is pending.
     pub const V_IRQ: u64 = 1 << 8;
+    /// Position of its priority.
+    pub const V_INTR_PRIO_SHIFT: u32 = 16;
     /// Its priority, highest.
-    pub const V_INTR_PRIO_MAX: u64 = 0xf << 16;
+    pub const V_INTR_PRIO_MAX: u64 = 0xf << V_INTR_PRIO_SHIFT;
     /// It ignores the virtual TPR.
     pub const V_IGN_TPR: u64 = 1 << 20;
     /// CR8 and IF of the guest are virtual; the host's IF governs physical interrupts.

@@ -33,6 +33,8 @@ pub mod attention {
     pub const STOP: u32 = 16;
     /// A start-up IPI or INIT waits.
     pub const INIT: u32 = 32;
+    /// The page-directory pointers of PAE paging must be read from the guest's memory.
+    pub const PDPTES: u32 = 64;
     /// What ends a HLT.
     pub const WAKE: u32 = UPCALL | LAPIC | NMI | INIT;
 }

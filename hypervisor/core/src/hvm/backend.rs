@@ -289,6 +289,9 @@ pub trait HvmBackend: Sized + Send + Sync + 'static {
     fn next_rip(&self, v: &Self::Vcpu) -> Option<u64>;
     /// Sets rip and ends the interrupt shadow of STI or MOV SS, as retiring an instruction does.
     fn retire(&self, v: &mut Self::Vcpu, next_rip: u64);
+    /// The page-directory pointers of a guest with PAE paging, for hardware that does not read
+    /// them from memory at the entry.
+    fn set_pdptes(&self, _v: &mut Self::Vcpu, _entries: [u64; 4]) {}
     /// What the guest's TSC adds to the host's.
     fn set_tsc_offset(&self, v: &mut Self::Vcpu, offset: u64);
     /// Extended state as the hardware holds it (XSAVE format), for save and restore.
@@ -298,7 +301,8 @@ pub trait HvmBackend: Sized + Send + Sync + 'static {
     // Events.
 
     /// The event that the last exit interrupted, if any. It is delivered again at the next
-    /// entry unless [`HvmBackend::inject`] replaces it.
+    /// entry unless [`HvmBackend::inject`] replaces it; [`super::inject`] knows what then becomes
+    /// of it.
     fn interrupted(&self, v: &Self::Vcpu) -> Option<Event>;
     /// Delivers `e` at the next entry. At most one is pending.
     fn inject(&self, v: &mut Self::Vcpu, e: Event);
@@ -316,6 +320,9 @@ pub trait HvmBackend: Sized + Send + Sync + 'static {
     fn cr8(&self, v: &Self::Vcpu) -> u8;
     /// See [`HvmBackend::cr8`].
     fn set_cr8(&self, v: &mut Self::Vcpu, tpr_class: u8);
+    /// Asks for [`Exit::InterruptWindow`] when the guest can take an interrupt of `class`
+    /// (1 to 15), which [`HvmBackend::cr8`] holds back now. It may come early, and only once.
+    fn request_tpr_window(&self, v: &mut Self::Vcpu, class: u8);
 
     // Intercepts.
 

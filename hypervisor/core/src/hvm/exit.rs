@@ -1,12 +1,13 @@
 //! What each exit means. Frequent reasons first.
 
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
 
 use xen_abi::sched::{SHUTDOWN_crash, SHUTDOWN_reboot};
 
 use super::backend::{Event, Exit, HvmBackend, Insn, Reg, Seg};
-use super::insn;
-use crate::domain::vcpu::stop;
+use super::{inject, insn};
+use crate::domain::vcpu::{attention, stop};
 use crate::domain::{Domain, HwVcpu, Vcpu};
 use crate::hypercall::{self, Ctx, Flow};
 use crate::hypervisor::Hypervisor;
@@ -56,6 +57,10 @@ pub fn handle<M: Machine>(
         Exit::Stage2 { gpa, gla, access } => super::mmio::fault(hv, d, v, hw, gpa, gla, access),
         Exit::InterruptWindow => {
             hv.machine.hvm().request_window(hw, false);
+            // It may have been the task priority's.
+            if v.lapic.highest_requested().is_some() {
+                v.attention.fetch_or(attention::LAPIC, Ordering::SeqCst);
+            }
             Next::Resume
         }
         Exit::Rdmsr => super::msr_exit::read(hv, d, v, hw),
@@ -191,8 +196,10 @@ fn rare<M: Machine>(
             }
         }
         Exit::Undefined => hvm.inject(hw, UD),
-        Exit::Cr { cr, gpr, write } => super::cr::access(hv, d, hw, cr, gpr, write),
-        Exit::Exception { vector, error, .. } => hvm.inject(hw, Event::Exception { vector, error }),
+        Exit::Cr { cr, gpr, write } => super::cr::access(hv, d, v, hw, cr, gpr, write),
+        Exit::Exception { vector, error, .. } => {
+            return inject::exception(hv, d, v, hw, vector, error);
+        }
         Exit::TripleFault => {
             let rip = hvm.get(hw, Reg::Rip);
             log::warn!("{}{} triple fault at {rip:#x}", d.id, v.id);

@@ -39,6 +39,10 @@ pub(crate) fn attend<M: Machine>(
         v.attention.fetch_and(!attention::FLUSH, Ordering::SeqCst);
         hv.machine.hvm().flush_stage2(hw);
     }
+    if a & attention::PDPTES != 0 {
+        v.attention.fetch_and(!attention::PDPTES, Ordering::SeqCst);
+        super::cr::reload_pdptes(hv, d, hw);
+    }
     let hvm = hv.machine.hvm();
     if a & attention::NMI != 0 {
         if hvm.can_nmi(hw) {
@@ -90,6 +94,9 @@ fn interrupts<M: Machine>(
                 v.attention.fetch_or(attention::LAPIC, Ordering::SeqCst);
                 hvm.request_window(hw, true);
             }
+        } else if let Some(class) = v.lapic.held_by_tpr() {
+            // The guest may lower CR8 without an exit.
+            hvm.request_tpr_window(hw, class);
         }
     }
 }

@@ -6,8 +6,9 @@ use alloc::sync::Arc;
 use x86_emul::{Cpu, EmulError, Mode, Place};
 use xen_abi::{Gfn, Gla, Gpa, Mfn};
 
-use super::backend::{Access, Event, HvmBackend, IoExit, Reg, Seg};
-use super::exit::{Next, UD, crash};
+use super::backend::{Access, HvmBackend, IoExit, Reg, Seg};
+use super::exit::{Next, crash};
+use super::inject::exception;
 use super::intr::Bus;
 use super::{io, memory};
 use crate::domain::{Domain, HwVcpu, Vcpu};
@@ -16,6 +17,9 @@ use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::p2m::{Leaf, P2mType};
 
+const UD: u8 = 6;
+const GP: u8 = 13;
+const PF: u8 = 14;
 /// Page of the local APIC.
 const LAPIC_PAGE: u64 = 0xfee0_0000;
 
@@ -30,6 +34,7 @@ pub(crate) fn fault<M: Machine>(
     access: Access,
 ) -> Next {
     let gfn = gpa.gfn();
+    let mut is_hole = false;
     if let Some(m) = d.p2m.lookup(&hv.machine, gfn) {
         if !access.write || m.t.hw_writable() {
             // Another CPU has repaired it meanwhile.
@@ -45,8 +50,20 @@ pub(crate) fn fault<M: Machine>(
             "fetch from a hole in guest-physical memory",
             gpa.0,
         );
-    } else if !is_emulated(d, v, gpa) && touch_device(hv, d, gfn) {
-        return Next::Resume;
+    } else if !is_emulated(d, v, gpa) {
+        if touch_device(hv, d, gfn) {
+            return Next::Resume;
+        }
+        is_hole = true;
+    }
+    if access.walk || hv.machine.hvm().interrupted(hw).is_some() {
+        // Not the access of the instruction at rip: nothing here could complete it.
+        let why = match (access.walk, is_hole) {
+            (true, true) => "page tables in a hole of guest-physical memory",
+            (true, false) => "page tables in what is no RAM",
+            (false, _) => "an event was delivered through what is no RAM",
+        };
+        return crash(hv, d, v, hw, why, gpa.0);
     }
     emulate(hv, d, v, hw, Some(gpa))
 }
@@ -160,25 +177,16 @@ fn emulate<M: Machine>(
         Ok(n) => n,
         // Another vCPU unmapped the code meanwhile: the guest's own CPU finds out.
         Err(Fault::Page { .. }) => return Next::Resume,
-        Err(_) => {
-            hvm.inject(cpu.hw, UD);
-            return Next::Resume;
-        }
+        Err(_) => return exception(hv, d, v, cpu.hw, UD, None),
     };
     match x86_emul::emulate(&mut cpu, &bytes[..n]) {
         Ok(o) if o.complete => hvm.retire(hw, rip.wrapping_add(u64::from(o.len))),
         Ok(_) => {}
         Err(EmulError::Fault(Stop::Page(gla, code))) => {
             hvm.set(hw, Reg::Cr2, gla.0);
-            hvm.inject(
-                hw,
-                Event::Exception {
-                    vector: 14,
-                    error: Some(code),
-                },
-            );
+            return exception(hv, d, v, hw, PF, Some(code));
         }
-        Err(EmulError::Fault(Stop::General)) => hvm.inject(hw, super::exit::GP),
+        Err(EmulError::Fault(Stop::General)) => return exception(hv, d, v, hw, GP, Some(0)),
         Err(_) => {
             hv.log_guest(
                 d.id,
@@ -190,7 +198,7 @@ fn emulate<M: Machine>(
                     &bytes[..n]
                 ),
             );
-            hvm.inject(hw, UD);
+            return exception(hv, d, v, hw, UD, None);
         }
     }
     Next::Resume
@@ -264,6 +272,61 @@ impl<M: Machine> Emulated<'_, M> {
     }
 }
 
+/// Bytes in one page: where, and how many.
+type Piece = (Gpa, u8);
+
+impl<M: Machine> Emulated<'_, M> {
+    /// Where the bytes at a place are: in one page, or at the end of one and the start of the
+    /// linear next. Both are translated before either is touched.
+    fn pieces(&self, place: Place, size: u8, write: bool) -> Result<(Piece, Option<Piece>), Stop> {
+        let at = self.linear(place);
+        let first = memory::translate(self.hv, self.d, self.hw, at, write)?;
+        let room = 0x1000 - (at & 0xfff);
+        if u64::from(size) <= room {
+            return Ok(((first, size), None));
+        }
+        let mut next = at.wrapping_add(room);
+        if self.mode() != Mode::Bits64 {
+            next &= 0xffff_ffff;
+        }
+        let second = memory::translate(self.hv, self.d, self.hw, next, write)?;
+        let room = room as u8;
+        Ok(((first, room), Some((second, size - room))))
+    }
+
+    fn read_piece(&mut self, (gpa, size): Piece) -> Result<u64, Stop> {
+        let mut buf = [0u8; 8];
+        let Some(bytes) = buf.get_mut(..usize::from(size)) else {
+            return Err(Stop::General);
+        };
+        match memory::physical(self.hv, self.d).read_gpa(gpa, bytes) {
+            Ok(()) => Ok(u64::from_le_bytes(buf)),
+            Err(Fault::NotRam(_)) => {
+                let all = u64::MAX >> (64 - 8 * u32::from(size));
+                Ok(self.read_device(gpa, size) & all)
+            }
+            Err(f) => Err(f.into()),
+        }
+    }
+
+    fn write_piece(&mut self, (gpa, size): Piece, value: u64) -> Result<(), Stop> {
+        let bytes = value.to_le_bytes();
+        let Some(bytes) = bytes.get(..usize::from(size)) else {
+            return Err(Stop::General);
+        };
+        match memory::physical(self.hv, self.d).write_gpa(gpa, bytes) {
+            Ok(()) => Ok(()),
+            Err(Fault::NotRam(_)) => {
+                self.write_device(gpa, size, value);
+                Ok(())
+            }
+            // Writes to read-only memory are dropped, as by a ROM.
+            Err(Fault::ReadOnly(_)) => Ok(()),
+            Err(f) => Err(f.into()),
+        }
+    }
+}
+
 impl<M: Machine> Cpu for Emulated<'_, M> {
     type Fault = Stop;
 
@@ -311,38 +374,25 @@ impl<M: Machine> Cpu for Emulated<'_, M> {
     }
 
     fn read_mem(&mut self, place: Place, size: u8) -> Result<u64, Stop> {
-        let at = self.linear(place);
-        let mut buf = [0u8; 8];
-        let bytes = &mut buf[..usize::from(size)];
-        let gpa = memory::translate(self.hv, self.d, self.hw, at, false)?;
-        match memory::physical(self.hv, self.d).read_gpa(gpa, bytes) {
-            Ok(()) => Ok(u64::from_le_bytes(buf)),
-            Err(Fault::NotRam(_)) => Ok(self.read_device(gpa, size)),
-            Err(f) => Err(f.into()),
+        let (first, second) = self.pieces(place, size, false)?;
+        let low = self.read_piece(first)?;
+        match second {
+            None => Ok(low),
+            Some(second) => Ok(low | self.read_piece(second)? << (8 * u32::from(first.1))),
         }
     }
 
     fn write_mem(&mut self, place: Place, size: u8, value: u64) -> Result<(), Stop> {
-        let at = self.linear(place);
-        let gpa = memory::translate(self.hv, self.d, self.hw, at, true)?;
-        match memory::physical(self.hv, self.d)
-            .write_gpa(gpa, &value.to_le_bytes()[..usize::from(size)])
-        {
-            Ok(()) => Ok(()),
-            Err(Fault::NotRam(_)) => {
-                self.write_device(gpa, size, value);
-                Ok(())
-            }
-            // Writes to read-only memory are dropped, as by a ROM.
-            Err(Fault::ReadOnly(_)) => Ok(()),
-            Err(f) => Err(f.into()),
+        let (first, second) = self.pieces(place, size, true)?;
+        self.write_piece(first, value)?;
+        match second {
+            None => Ok(()),
+            Some(second) => self.write_piece(second, value >> (8 * u32::from(first.1))),
         }
     }
 
-    fn check_write(&mut self, place: Place, _size: u8) -> Result<(), Stop> {
-        let at = self.linear(place);
-        memory::translate(self.hv, self.d, self.hw, at, true)?;
-        Ok(())
+    fn check_write(&mut self, place: Place, size: u8) -> Result<(), Stop> {
+        self.pieces(place, size, true).map(drop)
     }
 
     fn port_in(&mut self, port: u16, size: u8) -> Result<u64, Stop> {

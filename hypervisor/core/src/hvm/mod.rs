@@ -1,8 +1,9 @@
 //! Exit policy, event injection, local APIC, IO-APIC, port and MMIO routing.
 
 pub mod backend;
-mod cr;
+pub mod cr;
 pub mod exit;
+mod inject;
 mod insn;
 pub mod intr;
 mod io;

@@ -38,8 +38,6 @@ mod physdev_op;
 mod platform_op;
 mod sched_op;
 mod sysctl;
-#[cfg(test)]
-mod tests;
 mod vcpu_op;
 mod version;
 mod vm_assist;

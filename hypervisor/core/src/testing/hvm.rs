@@ -14,7 +14,16 @@ pub struct FakeVcpu {
     others: [u64; 32],
     segments: [Segment; 10],
     xsave: Vec<u8>,
-    injected: Option<Event>,
+    /// What waits for the next entry.
+    pub injected: Option<Event>,
+    /// What the last exit interrupted.
+    pub interrupted: Option<Event>,
+    /// [`HvmBackend::request_window`].
+    pub wants_window: bool,
+    /// [`HvmBackend::request_tpr_window`].
+    pub tpr_window: u8,
+    /// [`HvmBackend::set_pdptes`].
+    pub pdptes: [u64; 4],
     cr8: u8,
     /// Stands for its control structure.
     frame: Mfn,
@@ -44,6 +53,10 @@ impl HvmBackend for FakeHvm {
             segments: [Segment::default(); 10],
             xsave: alloc::vec![0; 576],
             injected: None,
+            interrupted: None,
+            wants_window: false,
+            tpr_window: 0,
+            pdptes: [0; 4],
             cr8: 0,
             frame,
         })
@@ -72,8 +85,8 @@ impl HvmBackend for FakeHvm {
     fn set_segment(&self, v: &mut FakeVcpu, s: Seg, val: Segment) {
         v.segments[s as usize] = val;
     }
-    fn next_rip(&self, _: &FakeVcpu) -> Option<u64> {
-        None
+    fn next_rip(&self, v: &FakeVcpu) -> Option<u64> {
+        Some(v.others[Reg::Rip as usize].wrapping_add(3))
     }
     fn retire(&self, v: &mut FakeVcpu, next_rip: u64) {
         v.others[Reg::Rip as usize] = next_rip;
@@ -83,8 +96,8 @@ impl HvmBackend for FakeHvm {
         &mut v.xsave
     }
 
-    fn interrupted(&self, _: &FakeVcpu) -> Option<Event> {
-        None
+    fn interrupted(&self, v: &FakeVcpu) -> Option<Event> {
+        v.interrupted
     }
     fn inject(&self, v: &mut FakeVcpu, e: Event) {
         v.injected = Some(e);
@@ -93,18 +106,26 @@ impl HvmBackend for FakeHvm {
         v.injected.is_some()
     }
     fn can_interrupt(&self, v: &FakeVcpu) -> bool {
-        v.injected.is_none()
+        v.injected.is_none() && v.others[Reg::Rflags as usize] & 1 << 9 != 0
     }
     fn can_nmi(&self, v: &FakeVcpu) -> bool {
         v.injected.is_none()
     }
-    fn request_window(&self, _: &mut FakeVcpu, _: bool) {}
+    fn request_window(&self, v: &mut FakeVcpu, on: bool) {
+        v.wants_window = on;
+    }
     fn request_nmi_window(&self, _: &mut FakeVcpu, _: bool) {}
     fn cr8(&self, v: &FakeVcpu) -> u8 {
         v.cr8
     }
     fn set_cr8(&self, v: &mut FakeVcpu, tpr_class: u8) {
         v.cr8 = tpr_class;
+    }
+    fn request_tpr_window(&self, v: &mut FakeVcpu, class: u8) {
+        v.tpr_window = class;
+    }
+    fn set_pdptes(&self, v: &mut FakeVcpu, entries: [u64; 4]) {
+        v.pdptes = entries;
     }
 
     fn trap_msr(&self, _: &Mfn, _: u32, _: Trap) {}

@@ -1,27 +1,56 @@
-//! A machine of one CPU.
+//! A machine whose devices remember what was asked of them.
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::{FakeHvm, FakeMem};
 use crate::machine::{Clock, Cpus, Fault, FrameMem, Machine, PinSetup, Platform};
+use crate::sync::{Lock, Rank};
 use xen_abi::{Gsi, Maddr, Mfn, Ns, PcpuId, Vector};
 
-/// Memory, a clock that tests move, and nothing else.
-#[derive(Debug)]
+/// Memory, a clock that tests move, and a record of the rest.
 pub struct FakeMachine {
     mem: FakeMem,
     hvm: FakeHvm,
     now: AtomicU64,
+    cpus: u32,
+    /// CPUs that were kicked.
+    pub kicks: Lock<Vec<u32>>,
+    /// Writes to device memory.
+    pub mmio: Lock<Vec<(u64, u64)>>,
+    /// Command MSRs that were written.
+    pub msrs: Lock<Vec<(u32, u64)>>,
+}
+
+/// No list grows beyond this: nobody looks at more.
+const REMEMBERED: usize = 64;
+
+fn remember<T>(list: &Lock<Vec<T>>, item: T) {
+    let mut list = list.lock();
+    if list.len() < REMEMBERED {
+        list.push(item);
+    }
 }
 
 impl FakeMachine {
-    /// A machine with this memory at time 0.
+    /// A machine of one CPU with this memory at time 0.
     #[must_use]
     pub fn new(mem: FakeMem) -> Self {
+        Self::with_cpus(mem, 1)
+    }
+
+    /// A machine of several CPUs. Code that asks runs on the first.
+    #[must_use]
+    pub fn with_cpus(mem: FakeMem, cpus: u32) -> Self {
+        let list = || Lock::new(Rank::Leaf, Vec::new());
         Self {
             mem,
             hvm: FakeHvm,
             now: AtomicU64::new(0),
+            cpus,
+            kicks: list(),
+            mmio: Lock::new(Rank::Leaf, Vec::new()),
+            msrs: Lock::new(Rank::Leaf, Vec::new()),
         }
     }
 
@@ -74,15 +103,19 @@ impl Cpus for FakeMachine {
         PcpuId(0)
     }
     fn cpu_count(&self) -> u32 {
-        1
+        self.cpus
     }
-    fn kick(&self, _: PcpuId) {}
-    fn kick_and_wait(&self, _: PcpuId) {}
+    fn kick(&self, cpu: PcpuId) {
+        remember(&self.kicks, cpu.0);
+    }
+    fn kick_and_wait(&self, cpu: PcpuId) {
+        self.kick(cpu);
+    }
 }
 
 impl Platform for FakeMachine {
     fn bind_gsi(&self, _: Gsi, _: PinSetup, _: PcpuId) -> bool {
-        false
+        true
     }
     fn mask_gsi(&self, _: Gsi, _: bool) {}
     fn msi_message(&self, _: Vector, _: PcpuId) -> (u64, u32) {
@@ -95,12 +128,16 @@ impl Platform for FakeMachine {
     fn mmio_read(&self, _: Maddr, _: u8) -> u64 {
         u64::MAX
     }
-    fn mmio_write(&self, _: Maddr, _: u8, _: u64) {}
+    fn mmio_write(&self, at: Maddr, _: u8, val: u64) {
+        remember(&self.mmio, (at.0, val));
+    }
     fn console_write(&self, _: &[u8]) {}
     fn console_read(&self) -> Option<u8> {
         None
     }
-    fn write_msr(&self, _: u32, _: u64) {}
+    fn write_msr(&self, msr: u32, val: u64) {
+        remember(&self.msrs, (msr, val));
+    }
     fn idle(&self) {}
     fn irq_window(&self) {
         crate::sync::assert_none_held();

@@ -74,6 +74,11 @@ impl FakeMem {
         &self.words[usize::try_from(at.0 / 8).unwrap_or(usize::MAX)]
     }
 
+    fn frame(&self, mfn: Mfn) -> &[AtomicU64] {
+        let first = usize::try_from(mfn.0).unwrap_or(usize::MAX) * WORDS;
+        &self.words[first..first + WORDS]
+    }
+
     /// Atomically replaces the `size`-byte field at `at` by `f` of it; `None` keeps it.
     fn update(&self, at: Maddr, size: u64, f: impl Fn(u64) -> Option<u64>) -> u64 {
         assert!(at.0.is_multiple_of(size), "misaligned access at {at}");
@@ -95,6 +100,12 @@ impl FakeMem {
     fn load(&self, at: Maddr, size: u64) -> u64 {
         self.update(at, size, |_| None)
     }
+}
+
+/// Where in its word an address is, and how many of `len` bytes are in that word.
+fn in_word(at: u64, len: usize) -> (usize, usize) {
+    let first = usize::try_from(at % 8).unwrap_or(0);
+    (first, len.min(8 - first))
 }
 
 #[expect(
@@ -147,24 +158,46 @@ impl FrameMem for FakeMem {
         self.update(at, 8, |w| Some(w & v))
     }
     fn copy_from(&self, at: Maddr, to: &mut [u8]) {
-        for (i, b) in to.iter_mut().enumerate() {
-            *b = self.load8(Maddr(at.0 + i as u64));
+        let mut at = at.0;
+        let mut rest = to;
+        while !rest.is_empty() {
+            let (from, n) = in_word(at, rest.len());
+            let bytes = self.word(Maddr(at)).load(Ordering::Acquire).to_le_bytes();
+            let (piece, more) = rest.split_at_mut(n);
+            piece.copy_from_slice(&bytes[from..from + n]);
+            at += n as u64;
+            rest = more;
         }
     }
     fn copy_to(&self, at: Maddr, from: &[u8]) {
-        for (i, &b) in from.iter().enumerate() {
-            self.store8(Maddr(at.0 + i as u64), b);
+        let mut at = at.0;
+        let mut rest = from;
+        while !rest.is_empty() {
+            let (first, n) = in_word(at, rest.len());
+            let (piece, more) = rest.split_at(n);
+            let word = self.word(Maddr(at));
+            if let Ok(all) = piece.try_into() {
+                word.store(u64::from_le_bytes(all), Ordering::Release);
+            } else {
+                let change = |w: u64| {
+                    let mut bytes = w.to_le_bytes();
+                    bytes[first..first + n].copy_from_slice(piece);
+                    Some(u64::from_le_bytes(bytes))
+                };
+                let _old = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
+            }
+            at += n as u64;
+            rest = more;
         }
     }
     fn zero_frame(&self, mfn: Mfn) {
-        for i in 0..WORDS as u64 {
-            self.store64(Maddr(mfn.maddr().0 + i * 8), 0);
+        for word in self.frame(mfn) {
+            word.store(0, Ordering::Release);
         }
     }
     fn copy_frame(&self, to: Mfn, from: Mfn) {
-        for i in 0..WORDS as u64 {
-            let v = self.load64(Maddr(from.maddr().0 + i * 8));
-            self.store64(Maddr(to.maddr().0 + i * 8), v);
+        for (to, from) in self.frame(to).iter().zip(self.frame(from)) {
+            to.store(from.load(Ordering::Acquire), Ordering::Release);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A fake machine for host tests.
 //!
 //! [`FakeMem`] is physical memory: frames in a vector of atomic words, with a plain
-//! frame source on its upper end.  [`FakeMachine`] is a machine of one CPU around it, whose
-//! virtualisation backend keeps registers and runs nothing: tests play the guests.
+//! frame source on its upper end.  [`FakeMachine`] is a machine around it, whose virtualisation
+//! backend keeps registers and runs nothing: tests play the guests.
 
 mod hvm;
 mod machine;

@@ -10,7 +10,7 @@ use x86_defs::msr;
 use xen_abi::PcpuId;
 
 use super::memory::{map_mmio, new_stack};
-use super::{rdmsr, running};
+use super::{cpuid, rdmsr, running};
 use crate::boot_memory::Ranges;
 use crate::{fatal, symbols, watchdog};
 
@@ -152,5 +152,12 @@ pub(super) fn host_msrs() -> HostMsrs {
         top_mem: rdmsr(msr::TOP_MEM),
         top_mem2: rdmsr(msr::TOP_MEM2),
         mmio_conf_base: rdmsr(msr::MMIO_CONF_BASE),
+        has_ibpb: has_ibpb(),
     }
+}
+
+/// Whether this CPU has `PRED_CMD.IBPB`: with IBRS as Intel counts it, by itself as AMD does.
+fn has_ibpb() -> bool {
+    cpuid(0, 0).eax >= 7 && cpuid(7, 0).edx & 1 << 26 != 0
+        || cpuid(0x8000_0000, 0).eax >= 0x8000_0008 && cpuid(0x8000_0008, 0).ebx & 1 << 12 != 0
 }

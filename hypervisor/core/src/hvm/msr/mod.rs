@@ -50,6 +50,8 @@ pub struct HostMsrs {
     pub top_mem2: u64,
     /// `MMIO_CONF_BASE` (AMD).
     pub mmio_conf_base: u64,
+    /// `PRED_CMD` is there: its IBPB stands between the domains that share a CPU.
+    pub has_ibpb: bool,
 }
 
 /// The vCPU around the MSR; asked only for what an access needs.

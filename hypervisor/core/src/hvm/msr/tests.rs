@@ -49,6 +49,7 @@ const CTX: Ctx = Ctx {
         top_mem: 0x8000_0000,
         top_mem2: 0x1_8000_0000,
         mmio_conf_base: 0xf800_0019,
+        has_ibpb: true,
     },
     is_hardware_domain: true,
 };

@@ -11,7 +11,9 @@
 //!
 //! - emulated: if the line is still asserted the pin fires again;
 //! - physical: the line's state is not known here, so it counts as gone, and the caller re-arms
-//!   the physical pin, which fires again if the device still asks.
+//!   the physical pin, which fires again if the device still asks.  A write to the entry forgets
+//!   an assertion that could not be sent in the same way: what was asserted while the pin was
+//!   masked may have been served by polling since.
 //!
 //! All methods take `&self`, any CPU may call them, and there is no lock: entries, lines and
 //! remote IRR bits are atomics.  A line is set before the mask is looked at, and a mask is
@@ -220,15 +222,12 @@ impl Vioapic {
             new = old & keep | bits;
         }
         let (old, new) = (Rte(old), Rte(new));
-        let mut is_ended = false;
-        if new.trigger() == Trigger::Edge {
-            is_ended = self.remote_irr.clear(pin);
-            if self.backing == Backing::Physical {
-                // A line only means something to level-triggered pins.
-                is_ended |= self.line.clear(pin);
-            }
-        } else {
-            self.evaluate(pin, new, bus);
+        let mut is_ended = new.trigger() == Trigger::Edge && self.remote_irr.clear(pin);
+        match self.backing {
+            // What is noted of the line may be stale, and the device satisfied: the physical
+            // pin fires again if it is not.
+            Backing::Physical => is_ended |= self.line.clear(pin),
+            Backing::Emulated => self.evaluate(pin, new, bus),
         }
         (old != new || is_ended).then(|| RteChange {
             gsi: self.gsi_of(pin),
@@ -241,7 +240,7 @@ impl Vioapic {
     // Lines.
 
     /// A physical pin fired. Edge: sent at once, and lost when masked, as in hardware.
-    /// Level: kept until it can be sent; the caller keeps the physical pin quiet until
+    /// Level: sent if it can be; the caller keeps the physical pin quiet until
     /// [`Vioapics::eoi`] or a write names the GSI again.
     pub fn raise_physical(&self, pin: u16, bus: &impl ApicBus) {
         let Some(rte) = self.rte(pin) else { return };

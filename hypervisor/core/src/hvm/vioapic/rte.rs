@@ -97,7 +97,8 @@ pub struct RteChange {
     pub old: Rte,
     /// After.
     pub new: Rte,
-    /// The write ended a level interrupt (by switching to edge): as an EOI.
+    /// The write ended a level interrupt (by switching to edge), or forgot one that was not
+    /// sent: as an EOI, the physical pin is opened again, if the entry is not masked.
     pub is_ended: bool,
 }
 

@@ -307,6 +307,27 @@ impl Vlapic {
         self.irr.highest().map(Vector)
     }
 
+    /// The class of the vector that nothing but the task priority holds back, if there is one.
+    #[must_use]
+    pub fn held_by_tpr(&self) -> Option<u8> {
+        let wanted = class(self.irr.highest()?);
+        let in_service = class(self.isr.highest().unwrap_or(0));
+        let is_held = wanted > in_service && wanted <= class(self.tpr());
+        (is_held && self.is_enabled()).then_some(wanted >> 4)
+    }
+
+    /// `vector` was taken, but its delivery did not take place: it is requested again.
+    /// False when it is not the APIC's.
+    pub fn give_back(&self, vector: Vector) -> bool {
+        if self.isr.highest() != Some(vector.0) {
+            return false;
+        }
+        self.isr.remove_owned(vector.0);
+        self.irr.insert(vector.0);
+        self.update_ppr();
+        true
+    }
+
     /// The CPU takes `vector` (from [`Vlapic::highest_pending`]): requested becomes in service.
     #[inline]
     pub fn ack(&self, vector: Vector) {

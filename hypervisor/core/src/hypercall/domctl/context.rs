@@ -283,6 +283,9 @@ fn lapic_regs(stream: &[u8], of: u16) -> Result<HvmHwLapicRegs, Errno> {
 
 fn load_cpu<M: Machine>(hv: &Hypervisor<M>, v: &Arc<Vcpu<M>>, r: &HvmHwCpu) -> Result<(), Errno> {
     with_state(hv, v, |hvm, hw| save::load(hvm, hw, r))??;
+    // When it runs: its memory may come after its registers.
+    v.attention
+        .fetch_or(crate::domain::vcpu::attention::PDPTES, Ordering::SeqCst);
     v.is_initialised.store(true, Ordering::Release);
     v.up(hv);
     Ok(())

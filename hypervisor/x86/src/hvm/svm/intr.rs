@@ -2,7 +2,8 @@
 //!
 //! - What EXITINTINFO reports goes back into EVENTINJ at once, except INTn, INT3 and INTO: rip
 //!   still points at those, so that they simply execute again.
-//! - The interrupt window is a virtual interrupt that ignores the TPR and is intercepted.
+//! - The interrupt window is a virtual interrupt that ignores the TPR and is intercepted. The
+//!   window of an interrupt that the TPR holds back is one that does not: the hardware compares.
 //! - SVM does not track NMI blocking for us: from an injection until the guest's IRET has
 //!   retired, IRET is intercepted and then, only if somebody waits for the NMI window, stepped
 //!   over with TF. When an NMI waits for anything but IRET, the interrupt window serves: it
@@ -68,18 +69,23 @@ pub(super) const fn decode(info: u64) -> Option<Event> {
     }
 }
 
-fn set_window(vmcb: &mut Vmcb, on: bool) {
+/// The virtual interrupt that opens a window: one that nothing but IF holds back.
+const ANY_PRIORITY: u64 = vintr::V_IRQ | vintr::V_INTR_PRIO_MAX | vintr::V_IGN_TPR;
+
+/// The virtual interrupt that comes when the TPR is below `class`.
+const fn above_tpr(class: u8, is_lenient: bool) -> u64 {
+    let priority = class as u64 - is_lenient as u64;
+    vintr::V_IRQ | priority << vintr::V_INTR_PRIO_SHIFT & vintr::V_INTR_PRIO_MAX
+}
+
+/// Arms a window, or none with 0.
+fn set_window(vmcb: &mut Vmcb, virtual_interrupt: u64) {
     let control = &mut vmcb.control;
-    let (bits, intercept) = (
-        vintr::V_IRQ | vintr::V_INTR_PRIO_MAX | vintr::V_IGN_TPR,
-        intercept1::VINTR,
-    );
-    if on {
-        control.vintr |= bits;
-        control.intercept1 |= intercept;
+    control.vintr = control.vintr & !ANY_PRIORITY | virtual_interrupt;
+    if virtual_interrupt != 0 {
+        control.intercept1 |= intercept1::VINTR;
     } else {
-        control.vintr &= !bits;
-        control.intercept1 &= !intercept;
+        control.intercept1 &= !intercept1::VINTR;
     }
     control.clean &= !(clean::INTERCEPTS | clean::TPR);
 }
@@ -146,8 +152,14 @@ impl SvmVcpu {
             NmiState::Blocked | NmiState::Stepping(_) => nmi_by_window = false,
             NmiState::AtIret(_) | NmiState::Open => {}
         }
-        let armed = self.vmcb().control.intercept1 & intercept1::VINTR != 0;
-        let wanted = self.wants_window || nmi_by_window;
+        let armed = self.vmcb().control.vintr & ANY_PRIORITY;
+        let wanted = if self.wants_window || nmi_by_window {
+            ANY_PRIORITY
+        } else if self.wants_tpr_window != 0 {
+            above_tpr(self.wants_tpr_window, self.is_priority_lenient)
+        } else {
+            0
+        };
         if armed != wanted {
             set_window(self.vmcb_mut(), wanted);
         }
@@ -187,10 +199,17 @@ impl SvmVcpu {
         true
     }
 
-    /// VINTR: which of the two windows opened. Both requests are used up.
+    /// VINTR: which of the windows opened, that of interrupts or that of NMIs. The requests are
+    /// used up.
     pub(super) fn on_window(&mut self) -> bool {
-        let for_interrupt = self.wants_window;
+        let for_tpr = !self.wants_window && !self.wants_nmi_window && self.wants_tpr_window != 0;
+        if for_tpr && Svm::read_cr8(self) == self.wants_tpr_window {
+            // Too early, and would be for ever.
+            self.is_priority_lenient = true;
+        }
+        let for_interrupt = self.wants_window || for_tpr;
         self.wants_window = false;
+        self.wants_tpr_window = 0;
         if !for_interrupt {
             self.wants_nmi_window = false;
         }
@@ -204,6 +223,14 @@ impl Svm {
     pub(super) fn want_window(v: &mut SvmVcpu, on: bool) {
         if v.wants_window != on {
             v.wants_window = on;
+            v.update_windows();
+        }
+    }
+
+    /// The request of the trait for an interrupt that the TPR holds back.
+    pub(super) fn want_tpr_window(v: &mut SvmVcpu, class: u8) {
+        if v.wants_tpr_window != class {
+            v.wants_tpr_window = class;
             v.update_windows();
         }
     }
@@ -245,6 +272,14 @@ mod tests {
             }),
             0x8_8000_0b0d
         );
+    }
+
+    #[test]
+    fn a_window_above_the_tpr() {
+        assert_eq!(above_tpr(5, false), 0x5_0100);
+        assert_eq!(above_tpr(5, true), 0x4_0100);
+        assert_eq!(above_tpr(1, true), 0x100);
+        assert_eq!(ANY_PRIORITY, 0x1f_0100);
     }
 
     #[test]

@@ -271,6 +271,10 @@ impl HvmBackend for Svm {
         Self::write_cr8(v, tpr_class);
     }
 
+    fn request_tpr_window(&self, v: &mut SvmVcpu, class: u8) {
+        Self::want_tpr_window(v, class);
+    }
+
     fn trap_msr(&self, d: &SvmDomain, number: u32, trap: Trap) {
         d.trap_msr(number, trap);
     }

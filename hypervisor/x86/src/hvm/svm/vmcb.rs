@@ -52,6 +52,11 @@ pub struct SvmVcpu {
     pub(super) nmi: NmiState,
     pub(super) wants_window: bool,
     pub(super) wants_nmi_window: bool,
+    /// Class of an interrupt that waits for the guest to lower its CR8; 0: none.
+    pub(super) wants_tpr_window: u8,
+    /// This CPU compares the priority of a virtual interrupt with "not below" instead of "above",
+    /// as QEMU does.
+    pub(super) is_priority_lenient: bool,
     /// SPEC_CTRL is not 0 and must be written by us around the guest.
     pub(super) switches_spec_ctrl: bool,
     pub(super) spec_ctrl: u64,
@@ -90,6 +95,8 @@ impl SvmVcpu {
             nmi: NmiState::Open,
             wants_window: false,
             wants_nmi_window: false,
+            wants_tpr_window: 0,
+            is_priority_lenient: false,
             switches_spec_ctrl: false,
             spec_ctrl: 0,
             tsc_aux: 0,

@@ -156,6 +156,10 @@ impl Vmx {
                 v.set_primary(primary::NMI_WINDOW, false);
                 Some(Exit::NmiWindow)
             }
+            reason::TPR_BELOW_THRESHOLD => {
+                v.set_tpr_threshold(0);
+                Some(Exit::InterruptWindow)
+            }
             reason::CR_ACCESS => cr_access(v, qualification),
             reason::DR_ACCESS => {
                 v.debug.take();

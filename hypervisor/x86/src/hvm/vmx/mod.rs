@@ -258,6 +258,13 @@ impl HvmBackend for Vmx {
         v.end_shadow();
     }
 
+    fn set_pdptes(&self, v: &mut VmxVcpu, entries: [u64; 4]) {
+        let _current = self.current(v);
+        for (at, entry) in (field::GUEST_PDPTE0..).step_by(2).zip(entries) {
+            vmwrite(at, entry);
+        }
+    }
+
     fn set_tsc_offset(&self, v: &mut VmxVcpu, offset: u64) {
         let _current = self.current(v);
         vmwrite(field::TSC_OFFSET, offset);
@@ -311,7 +318,16 @@ impl HvmBackend for Vmx {
 
     #[inline]
     fn set_cr8(&self, v: &mut VmxVcpu, tpr_class: u8) {
+        if v.tpr_threshold > tpr_class {
+            let _current = self.current(v);
+            v.set_tpr_threshold(tpr_class);
+        }
         v.set_tpr_class(tpr_class);
+    }
+
+    fn request_tpr_window(&self, v: &mut VmxVcpu, class: u8) {
+        let _current = self.current(v);
+        v.set_tpr_threshold(class.min(v.tpr_class()));
     }
 
     fn trap_msr(&self, d: &VmxDomain, number: u32, trap: Trap) {

@@ -10,6 +10,7 @@
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use radon_core::hvm::backend::{Event, GuestRegs};
+use radon_core::hvm::cr::CR4_DENIED;
 use radon_core::machine::FrameSource;
 use x86_defs::msr;
 use x86_defs::vmcs::{eptp, field, primary, secondary};
@@ -31,8 +32,8 @@ use crate::hvm::{
 const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 /// Bits of CR0 that the guest does not own: NE, which VMX wants set.
 pub(super) const CR0_MASK: u64 = 1 << 5;
-/// Bits of CR4 that the guest does not own: VMXE, SMXE.
-pub(super) const CR4_MASK: u64 = CR4_VMXE | 1 << 14;
+/// Bits of CR4 that the guest does not own: VMXE, and what no guest may set.
+pub(super) const CR4_MASK: u64 = CR4_DENIED;
 /// CR4.VMXE.
 pub(super) const CR4_VMXE: u64 = 1 << 13;
 const PLE_GAP: u64 = 128;
@@ -67,6 +68,8 @@ pub struct VmxVcpu {
     pub(super) is_loaded: bool,
     /// An event waits in the VMCS for the next entry.
     pub(super) has_injection: bool,
+    /// What TPR_THRESHOLD holds; never above the guest's TPR at an entry (SDM 27.2.1.1).
+    pub(super) tpr_threshold: u8,
     /// SPEC_CTRL is not 0 and must be written around the guest.
     pub(super) switches_spec_ctrl: bool,
     /// Nested translations must be dropped at the next load.
@@ -109,6 +112,14 @@ impl VmxVcpu {
     #[inline]
     pub(super) fn set_tpr_class(&self, class: u8) {
         self.vtpr().store(class << 4, Ordering::Relaxed);
+    }
+
+    /// The guest leaves when it lowers its TPR class below this.
+    pub(super) fn set_tpr_threshold(&mut self, class: u8) {
+        if self.tpr_threshold != class {
+            self.tpr_threshold = class;
+            vmwrite(field::TPR_THRESHOLD, u64::from(class));
+        }
     }
 
     /// Changes bits of the primary controls.
@@ -205,6 +216,7 @@ impl Vmx {
             is_launched: false,
             is_loaded: false,
             has_injection: false,
+            tpr_threshold: 0,
             switches_spec_ctrl: false,
             is_stage2_stale: false,
             interrupted: None,

@@ -1,23 +1,37 @@
 //! vCPUs as others stop, wake and start them.
 
-use super::*;
+use core::sync::atomic::Ordering;
+
 use xen_abi::vcpu::{VCPUOP_down, VCPUOP_is_up};
+use xen_abi::xen::__HYPERVISOR_vcpu_op;
+use xen_abi::{DomId, Gfn, Gpa, VcpuId};
+
+use super::world::OWNED;
+use super::{ARG, FRAMES, World};
+use crate::domain::vcpu::{attention, stop};
+use crate::hvm::backend::{HvmBackend, Seg};
+use crate::hvm::intr::Bus;
+use crate::hvm::vlapic::message::{ApicBus, Signal};
+use crate::machine::Machine;
+use crate::time::timers::TimerKind;
+
+const DOM0: DomId = DomId(0);
 
 #[test]
 fn taking_another_vcpu_down_interrupts_it() {
-    let w = World::new(true, 2);
+    let w = World::sized(2, 2);
     w.running(0, 0);
     w.running(1, 1);
-    w.call(0, __HYPERVISOR_vcpu_op, [VCPUOP_down.into(), 1, 0, 0, 0])
+    w.call(DOM0, __HYPERVISOR_vcpu_op, [VCPUOP_down.into(), 1, 0])
         .expect("down");
     assert_eq!(*w.hv.machine.kicks.lock(), [1]);
-    let up = w.call(0, __HYPERVISOR_vcpu_op, [VCPUOP_is_up.into(), 1, 0, 0, 0]);
+    let up = w.call(DOM0, __HYPERVISOR_vcpu_op, [VCPUOP_is_up.into(), 1, 0]);
     assert_eq!(up, Ok(0));
 }
 
 #[test]
 fn a_pause_does_not_end_a_halt() {
-    let w = World::new(true, 1);
+    let w = World::sized(2, 1);
     w.running(0, 1);
     let v = w.vcpu(0);
     assert!(v.block(stop::BLOCKED));
@@ -30,7 +44,7 @@ fn a_pause_does_not_end_a_halt() {
 
 #[test]
 fn an_event_for_a_vcpu_that_is_down_is_not_forgotten() {
-    let w = World::new(true, 2);
+    let w = World::sized(2, 2);
     w.running(1, 1);
     let v = w.vcpu(1);
     assert!(v.block(stop::BLOCKED));
@@ -42,35 +56,34 @@ fn an_event_for_a_vcpu_that_is_down_is_not_forgotten() {
 
 #[test]
 fn an_old_poll_timer_does_not_end_a_halt() {
-    let w = World::new(true, 1);
+    let w = World::sized(2, 1);
     w.running(0, 1);
     let v = w.vcpu(0);
     assert!(v.block(stop::BLOCKED));
     let id = crate::time::timers::TimerId::new(v.unit, TimerKind::Poll);
-    crate::run::fire(&w.hv, v, id, xen_abi::Ns(0));
+    crate::run::fire(&w.hv, &v, id, xen_abi::Ns(0));
     assert!(!v.is_runnable());
     v.not_runnable.store(stop::POLL, Ordering::SeqCst);
-    crate::run::fire(&w.hv, v, id, xen_abi::Ns(0));
+    crate::run::fire(&w.hv, &v, id, xen_abi::Ns(0));
     assert!(v.is_runnable());
 }
 
 #[test]
 fn a_startup_ipi_right_behind_init_is_not_lost() {
-    let w = World::new(true, 2);
+    let w = World::sized(2, 2);
     w.running(0, 0);
     w.running(1, 1);
-    let (v, bus) = (w.vcpu(1), Bus { hv: &w.hv, d: &w.d });
+    let (v, d) = (w.vcpu(1), w.dom0());
+    let bus = Bus { hv: &w.hv, d: &d };
     bus.signal(VcpuId(1), Signal::Init);
     bus.signal(VcpuId(1), Signal::Startup { page: 0x9a });
-    let mut hw = super::world::FakeVcpu::default();
-    assert_eq!(crate::hvm::intr::attend(&w.hv, &w.d, v, &mut hw), None);
-    use crate::hvm::backend::{HvmBackend, Seg};
-    use crate::machine::Machine;
+    let mut hw = v.hw.lock().take().unwrap();
+    assert_eq!(crate::hvm::intr::attend(&w.hv, &d, &v, &mut hw), None);
     assert_eq!(w.hv.machine.hvm().segment(&hw, Seg::Cs).base, 0x9_a000);
     assert!(v.is_runnable());
     // INIT alone waits, and a start-up IPI after it wakes.
     bus.signal(VcpuId(1), Signal::Init);
-    let next = crate::hvm::intr::attend(&w.hv, &w.d, v, &mut hw);
+    let next = crate::hvm::intr::attend(&w.hv, &d, &v, &mut hw);
     assert_eq!(next, Some(crate::hvm::exit::Next::Stop));
     assert!(v.is_down());
     bus.signal(VcpuId(1), Signal::Startup { page: 1 });
@@ -81,14 +94,14 @@ fn a_startup_ipi_right_behind_init_is_not_lost() {
 fn a_runstate_area_is_written_only_while_it_is_held() {
     // Two threads: one registers areas over and over, the other writes them; the frame of an
     // area that was let go must not change any more.
-    let w = World::new(true, 1);
+    let w = World::sized(2, 1);
     w.running(0, 0);
-    let v = w.vcpu(0).clone();
-    let at = |n: u64| (FIRST + n) << 12;
+    let (v, d) = (w.vcpu(0), w.dom0());
+    let at = |n: u64| n << 12;
     let register = |n: u64| {
-        let a = w.put(0, &at(n));
+        w.poke(DOM0, ARG, &at(n));
         let op = xen_abi::vcpu::VCPUOP_register_runstate_memory_area;
-        w.call(0, __HYPERVISOR_vcpu_op, [op.into(), 0, a, 0, 0])
+        w.call(DOM0, __HYPERVISOR_vcpu_op, [op.into(), 0, ARG])
             .expect("registered");
     };
     let done = core::sync::atomic::AtomicBool::new(false);
@@ -103,18 +116,18 @@ fn a_runstate_area_is_written_only_while_it_is_held() {
                         .expect("known")
                         .runstate
                 };
-                w.hv.write_runstate(&w.d, &v, &info);
+                w.hv.write_runstate(&d, &v, &info);
             }
         });
         for _ in 0..2000 {
             register(8);
             register(9);
-            let before: [u64; 6] = w.get(at(8));
+            let before: [u64; 6] = w.peek(DOM0, at(8));
             for _ in 0..20 {
                 core::hint::spin_loop();
             }
             assert_eq!(
-                w.get::<[u64; 6]>(at(8)),
+                w.peek::<[u64; 6]>(DOM0, at(8)),
                 before,
                 "written after it was let go"
             );
@@ -125,16 +138,17 @@ fn a_runstate_area_is_written_only_while_it_is_held() {
 
 #[test]
 fn a_bar_over_ram_opens_nothing() {
-    let w = World::new(true, 1);
-    let hw = w.d.hardware.as_ref().expect("dom0 has the hardware");
-    let (inside, outside, owned) = (xen_abi::Gfn(2), xen_abi::Gfn(RAM + 5), xen_abi::Gfn(0x9000));
-    hw.untrap_for_test(&w.hv, &w.d, &[inside, outside, owned]);
-    let mapped = |g| w.d.p2m.lookup(&w.hv.machine, g).is_some();
+    let w = World::new();
+    let d = w.dom0();
+    let hw = d.hardware.as_ref().expect("dom0 has the hardware");
+    let (inside, outside, owned) = (Gfn(FRAMES - 1), Gfn(FRAMES + 5), Gfn(OWNED));
+    hw.untrap_for_test(&w.hv, &d, &[inside, outside, owned]);
+    let mapped = |g| d.p2m.lookup(&w.hv.machine, g).is_some();
     assert!(!mapped(inside), "the hypervisor's RAM");
     assert!(!mapped(owned), "the hypervisor's device");
     assert!(mapped(outside));
-    hw.device_write_for_test(&w.hv, &w.d, Gpa(2 << 12));
+    hw.device_write_for_test(&w.hv, &d, Gpa(2 << 12));
     assert!(w.hv.machine.mmio.lock().is_empty());
-    hw.device_write_for_test(&w.hv, &w.d, Gpa((RAM + 5) << 12));
+    hw.device_write_for_test(&w.hv, &d, outside.gpa());
     assert_eq!(w.hv.machine.mmio.lock().len(), 1);
 }
