@@ -5,6 +5,7 @@
 
 mod exits;
 mod grants;
+mod hostile;
 mod life;
 mod memory;
 mod ports;

@@ -1,0 +1,358 @@
+//! Hostile guests on the host: seeded random and hand-made malicious hypercalls and exits, through
+//! the real tables, beside a victim and a domain 0 that serves the guests as a back end does.
+//!
+//! A *generation* is two hostile domains, from creation to destruction. What must hold: nothing
+//! panics or hangs, the victim's memory and domain 0's stay what they were, and after a generation
+//! nothing is left of it. [`alone`] replays from its seed; [`racing`] has the same calls come from
+//! several threads at once. `RADON_SEED` sets the seed, `RADON_CALLS` the number of calls.
+
+mod back_end;
+mod calls;
+mod exits;
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use xen_abi::domctl::XEN_DOMCTL_destroydomain;
+use xen_abi::memory::*;
+use xen_abi::xen as n;
+use xen_abi::{DomId, Errno, Gfn, Gpa, VcpuId};
+
+use super::{FRAMES, World};
+use crate::domain::vcpu::stop;
+use crate::domain::{Domain, Vcpu};
+use crate::hvm::backend::{HvmBackend, Reg, Seg, Segment};
+use crate::hypercall::{Ctx, Flow, enter};
+use crate::machine::Machine;
+use crate::testing::{FakeMachine, FakeVcpu};
+
+const DOM0: DomId = DomId(0);
+/// RAM of the domains, in pages from gfn 0.
+const PAGES: u64 = 32;
+/// Pages of domain 0 that nobody has a reason to write.
+const QUIET: core::ops::Range<u64> = 40..64;
+/// Where hostile guests have their grant table and status page.
+const TABLE: u64 = 0x100;
+const STATUS: u64 = 0x110;
+/// Where grants are mapped.
+const GRANTS: u64 = 0x6000;
+/// Executions of one hypercall before its guest thinks of something else.
+const PATIENCE: u32 = 20;
+
+/// A generator of numbers (splitmix64): the same for the same seed, everywhere.
+#[derive(Clone, Debug)]
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    /// True once in so many times.
+    fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+}
+
+/// Number from the environment.
+fn setting(name: &str, default: u64) -> u64 {
+    let text = std::env::var(name).ok();
+    text.and_then(|s| s.parse().ok()).unwrap_or(default)
+}
+
+/// The seed of a test, which a failure shows.
+fn seed(default: u64) -> u64 {
+    let seed = setting("RADON_SEED", default);
+    std::eprintln!("RADON_SEED={seed}");
+    seed
+}
+
+fn pattern(id: DomId, gfn: u64, word: u64) -> u64 {
+    Rng(u64::from(id.0) << 48 | gfn << 16 | word).next()
+}
+
+/// The world and who lives in it.
+struct Scene {
+    w: World,
+    victim: DomId,
+    /// Frames of the victim, by gfn.
+    frames: Vec<xen_abi::Mfn>,
+    hostile: [DomId; 2],
+}
+
+impl Scene {
+    fn new() -> Self {
+        let w = World::sized(2, 1);
+        let victim = w.guest(1, PAGES);
+        for (id, pages) in [(victim, 0..PAGES), (DOM0, QUIET)] {
+            for gfn in pages {
+                let words: [u64; 512] = core::array::from_fn(|i| pattern(id, gfn, i as u64));
+                w.poke(id, gfn << 12, &words);
+            }
+        }
+        // Domain 0's page tables for mappings stay once they are there.
+        w.hv.mm.account(DOM0).set_max(1000);
+        assert_eq!(w.populate(DOM0, &[GRANTS], 0), 1);
+        let mut r = XenRemoveFromPhysmap {
+            domid: DomId::SELF,
+            _fill0: [0; 6],
+            gpfn: Gfn(GRANTS),
+        };
+        let op = XENMEM_remove_from_physmap;
+        w.with(DOM0, n::__HYPERVISOR_memory_op, op, &mut r).unwrap();
+        let d = w.dom(victim);
+        let frame = |gfn| d.p2m.lookup(&w.hv.machine, Gfn(gfn)).unwrap().mfn;
+        Self {
+            frames: (0..PAGES).map(frame).collect(),
+            w,
+            victim,
+            hostile: [DOM0; 2],
+        }
+    }
+
+    /// Two new hostile domains, with two vCPUs each.
+    fn populate(&mut self) {
+        for id in &mut self.hostile {
+            *id = self.w.guest(2, PAGES);
+            let d = self.w.dom(*id);
+            for v in d.each_vcpu() {
+                v.is_initialised.store(true, Ordering::SeqCst);
+                v.not_runnable.store(0, Ordering::SeqCst);
+                v.pause_count.store(0, Ordering::SeqCst);
+                let mut hw = v.hw.lock();
+                long_mode(&self.w, hw.as_mut().unwrap());
+            }
+            let mut a = XenAddToPhysmap {
+                domid: DomId::SELF,
+                size: 0,
+                space: XENMAPSPACE_grant_table,
+                idx: 0,
+                gpfn: Gfn(TABLE),
+            };
+            let op = XENMEM_add_to_physmap;
+            self.w
+                .with(*id, n::__HYPERVISOR_memory_op, op, &mut a)
+                .unwrap();
+        }
+    }
+
+    /// The end of a generation.
+    fn clear(&self) {
+        for id in self.hostile {
+            // It may be dead already, and its last frame come back meanwhile.
+            let gone = self.w.domctl(XEN_DOMCTL_destroydomain, id, &mut 0u64);
+            assert!(matches!(gone, Ok(_) | Err(Errno::ESRCH)), "{gone:?}");
+        }
+        back_end::let_go(self);
+        self.w.hv.reap();
+        assert!(self.w.hv.graveyard.lock().is_empty());
+        for id in self.hostile {
+            assert!(self.w.hv.domains.get(id).is_none(), "{id} is still there");
+        }
+    }
+
+    /// What nobody may touch is untouched.
+    fn check(&self) {
+        let d = self.w.dom(self.victim);
+        for (gfn, mfn) in (0..).zip(&self.frames) {
+            let there = d.p2m.lookup(&self.w.hv.machine, Gfn(gfn)).unwrap();
+            assert_eq!((there.mfn, gfn), (*mfn, gfn));
+            assert_eq!(self.w.hv.mm.info(*mfn).unwrap().refs(), 1, "gfn {gfn:#x}");
+        }
+        for (id, pages) in [(self.victim, 0..PAGES), (DOM0, QUIET)] {
+            for gfn in pages {
+                let words: [u64; 512] = self.w.peek(id, gfn << 12);
+                for (i, word) in (0..).zip(words) {
+                    assert_eq!(word, pattern(id, gfn, i), "{id} gfn {gfn:#x} word {i}");
+                }
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let is_up = |id| self.w.hv.domains.get(id).is_some_and(|d| !d.is_stopped());
+        !self.hostile.into_iter().all(is_up)
+    }
+}
+
+fn long_mode(w: &World, hw: &mut FakeVcpu) {
+    let hvm = w.hv.machine.hvm();
+    let code = Segment {
+        ar: 0xa09b,
+        limit: u32::MAX,
+        ..Segment::default()
+    };
+    hvm.set_segment(hw, Seg::Cs, code);
+    hvm.set(hw, Reg::Efer, 1 << 10 | 1 << 8);
+    hvm.set(hw, Reg::Rflags, 1 << 9 | 2);
+}
+
+/// A vCPU of a hostile domain.
+struct Actor<'a> {
+    s: &'a Scene,
+    d: Arc<Domain<FakeMachine>>,
+    v: Arc<Vcpu<FakeMachine>>,
+    rng: Rng,
+}
+
+impl<'a> Actor<'a> {
+    fn new(s: &'a Scene, id: DomId, vcpu: u32, rng: Rng) -> Self {
+        let d = s.w.dom(id);
+        let v = d.vcpu(VcpuId(vcpu)).unwrap().clone();
+        Self { s, d, v, rng }
+    }
+
+    /// Does something with the vCPU's hardware state; `None` when it is gone.
+    fn with_state<R>(&mut self, f: impl FnOnce(&mut Self, &mut FakeVcpu) -> R) -> Option<R> {
+        let mut hw = self.v.hw.lock().take()?;
+        let result = f(self, &mut hw);
+        crate::sync::assert_none_held();
+        *self.v.hw.lock() = Some(hw);
+        // Whatever it waits for, it goes on.
+        let waits = stop::BLOCKED | stop::POLL | stop::DOWN;
+        self.v.not_runnable.fetch_and(!waits, Ordering::SeqCst);
+        Some(result)
+    }
+
+    /// A hypercall as its instruction is executed. False when the vCPU is gone.
+    fn hypercall(&mut self, nr: u64, args: [u64; 5]) -> bool {
+        let done = self.with_state(|a, hw| {
+            let r = <FakeMachine as Machine>::Hvm::regs_mut(hw);
+            r.rax = nr;
+            [r.rdi, r.rsi, r.rdx, r.r10, r.r8] = args;
+            for _ in 0..PATIENCE {
+                let mut c = Ctx {
+                    hv: &a.s.w.hv,
+                    d: &a.d,
+                    v: &a.v,
+                    hw,
+                    args: [0; 5],
+                };
+                if enter(&mut c) != Flow::Again {
+                    break;
+                }
+            }
+        });
+        done.is_some()
+    }
+
+    /// Writes into its own memory, where there is some.
+    fn poke(&self, at: u64, bytes: &[u8]) {
+        let _ = crate::hvm::memory::physical(&self.s.w.hv, &self.d).write_gpa(Gpa(at), bytes);
+    }
+
+    /// One malicious act. False when the vCPU is gone.
+    fn step(&mut self) -> bool {
+        match self.rng.below(10) {
+            0 => self.exit(),
+            1..4 => self.noise(),
+            _ => self.plot(),
+        }
+    }
+}
+
+#[test]
+fn alone() {
+    let seed = seed(1);
+    let calls = setting("RADON_CALLS", 200_000);
+    let mut s = Scene::new();
+    let mut rng = Rng(seed);
+    let before = s.w.counts();
+    let (mut done, mut generation) = (0, 0);
+    while done < calls {
+        s.populate();
+        for step in 0..20_000 {
+            if s.is_over() {
+                break;
+            }
+            let id = rng.pick(&s.hostile);
+            let vcpu = rng.below(2) as u32;
+            let mut actor = Actor::new(&s, id, vcpu, Rng(rng.next()));
+            assert!(actor.step());
+            if rng.once_in(8) {
+                back_end::step(&s, &mut rng);
+            }
+            if step % 4096 == 4095 {
+                s.check();
+            }
+            done += 1;
+        }
+        s.check();
+        s.clear();
+        assert_eq!(s.w.counts(), before, "generation {generation}");
+        generation += 1;
+    }
+    s.check();
+}
+
+#[test]
+fn racing() {
+    let seed = seed(2);
+    let calls = setting("RADON_CALLS", 30_000);
+    let mut s = Scene::new();
+    let before = s.w.counts();
+    let done = AtomicU64::new(0);
+    let mut generation = 0;
+    while done.load(Ordering::Relaxed) < calls {
+        s.populate();
+        let is_over = AtomicBool::new(false);
+        let (scene, over, done) = (&s, &is_over, &done);
+        std::thread::scope(|t| {
+            for (i, id) in scene.hostile.into_iter().enumerate() {
+                for vcpu in 0..2 {
+                    let mine = seed ^ (generation << 8 | (i as u64) << 4 | u64::from(vcpu));
+                    let mut actor = Actor::new(scene, id, vcpu, Rng(mine));
+                    t.spawn(move || {
+                        while !over.load(Ordering::Relaxed) && !actor.d.is_stopped() {
+                            if !actor.step() {
+                                return;
+                            }
+                            done.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+            }
+            let mut rng = Rng(seed ^ generation << 8 ^ 0xff);
+            for _ in 0..600 {
+                if scene.is_over() {
+                    break;
+                }
+                back_end::step(scene, &mut rng);
+            }
+            // One of them ends in the middle of what it does.
+            if scene.w.hv.domains.get(scene.hostile[0]).is_some() {
+                scene.w.destroy(scene.hostile[0]);
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        s.check();
+        s.clear();
+        assert_eq!(s.w.counts(), before, "generation {generation}");
+        generation += 1;
+    }
+}
+
+/// Numbers that are interesting in many places.
+fn odd_number(rng: &mut Rng) -> u64 {
+    match rng.below(8) {
+        0 => rng.below(16),
+        1 => 1 << rng.below(64),
+        2 => (1u64 << rng.below(64)).wrapping_sub(1),
+        3 => rng.below(FRAMES * 2),
+        4 => u64::MAX - rng.below(4096),
+        5 => 0x8000_0000_0000 + rng.below(4096),
+        6 => rng.below(u64::from(u32::MAX) + 1),
+        _ => rng.next(),
+    }
+}
