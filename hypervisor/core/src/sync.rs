@@ -185,18 +185,33 @@ impl RankTag {
     }
 }
 
+/// What a CPU does while it waits for a lock.
+#[cfg(not(test))]
+type Relax = spin::relax::Spin;
+
+/// A thread that plays a CPU lets the others run: the one that holds the lock may be among them.
+#[cfg(test)]
+struct Relax;
+
+#[cfg(test)]
+impl spin::relax::RelaxStrategy for Relax {
+    fn relax() {
+        std::thread::yield_now();
+    }
+}
+
 /// A ticket lock with a place in the order.
 #[derive(Debug)]
 pub struct Lock<T: ?Sized> {
     rank: RankTag,
-    inner: spin::mutex::TicketMutex<T>,
+    inner: spin::mutex::TicketMutex<T, Relax>,
 }
 
 /// The right to use what a [`Lock`] guards; dropping it unlocks.
 #[derive(Debug)]
 pub struct LockGuard<'a, T: ?Sized> {
     // Unlocked first, then taken off the list: fields drop in this order.
-    inner: spin::mutex::TicketMutexGuard<'a, T>,
+    inner: spin::mutex::TicketMutexGuard<'a, T, Relax>,
     _held: Held,
 }
 
@@ -296,20 +311,20 @@ impl<T: ?Sized> DerefMut for LockGuard<'_, T> {
 #[derive(Debug)]
 pub struct RwLock<T: ?Sized> {
     rank: RankTag,
-    inner: spin::RwLock<T>,
+    inner: spin::rwlock::RwLock<T, Relax>,
 }
 
 /// Shared use of what an [`RwLock`] guards.
 #[derive(Debug)]
 pub struct ReadGuard<'a, T: ?Sized> {
-    inner: spin::RwLockReadGuard<'a, T>,
+    inner: spin::rwlock::RwLockReadGuard<'a, T, Relax>,
     _held: Held,
 }
 
 /// Exclusive use of what an [`RwLock`] guards.
 #[derive(Debug)]
 pub struct WriteGuard<'a, T: ?Sized> {
-    inner: spin::RwLockWriteGuard<'a, T>,
+    inner: spin::rwlock::RwLockWriteGuard<'a, T, Relax>,
     _held: Held,
 }
 
@@ -318,7 +333,7 @@ impl<T> RwLock<T> {
     pub const fn new(rank: Rank, value: T) -> Self {
         Self {
             rank: RankTag::new(rank),
-            inner: spin::RwLock::new(value),
+            inner: spin::rwlock::RwLock::new(value),
         }
     }
 }

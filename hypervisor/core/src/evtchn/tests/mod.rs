@@ -5,6 +5,7 @@ mod guest;
 mod hostile;
 mod model;
 mod operations;
+mod racing;
 
 use xen_abi::{DomId, Maddr, Mfn};
 

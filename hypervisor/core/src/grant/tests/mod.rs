@@ -2,6 +2,7 @@
 
 mod model;
 mod operations;
+mod racing;
 
 use xen_abi::grant_table::{GNTMAP_host_map, GNTMAP_readonly};
 use xen_abi::{DomId, Gfn, GrantHandle, GrantRef, Maddr, Mfn};

@@ -213,9 +213,22 @@ impl<'a> Actor<'a> {
         Self { s, d, v, rng }
     }
 
+    /// The vCPU's hardware state, as a CPU takes it: not while the vCPU is paused.
+    fn take_state(&self) -> Option<alloc::boxed::Box<FakeVcpu>> {
+        while !self.d.is_stopped() {
+            let mut slot = self.v.hw.lock();
+            if self.v.pause_count.load(Ordering::SeqCst) == 0 {
+                return slot.take();
+            }
+            drop(slot);
+            std::thread::yield_now();
+        }
+        None
+    }
+
     /// Does something with the vCPU's hardware state; `None` when it is gone.
     fn with_state<R>(&mut self, f: impl FnOnce(&mut Self, &mut FakeVcpu) -> R) -> Option<R> {
-        let mut hw = self.v.hw.lock().take()?;
+        let mut hw = self.take_state()?;
         let result = f(self, &mut hw);
         crate::sync::assert_none_held();
         *self.v.hw.lock() = Some(hw);
