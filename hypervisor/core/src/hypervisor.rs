@@ -364,10 +364,15 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Writes a vCPU's time information.
     pub fn publish_time(&self, _d: &Domain<M>, v: &Vcpu<M>) {
+        let time = crate::time::pvclock::VcpuTime::with_offset(&self.clock, 0);
         let at = v.info.load(Ordering::Acquire);
         if at != 0 {
-            let time = crate::time::pvclock::VcpuTime::with_offset(&self.clock, 0);
             time.publish(&self.machine, xen_abi::Maddr(at + 32));
+        }
+        // Held while writing, as the runstate area.
+        let area = v.time_area.lock();
+        if let Some(at) = area.first {
+            time.publish(&self.machine, at);
         }
     }
 

@@ -281,8 +281,13 @@ pub(crate) fn fire<M: Machine>(hv: &Hypervisor<M>, v: &Arc<Vcpu<M>>, t: TimerId,
             }
         }
         TimerKind::Poll => v.end_poll(hv),
-        // Watchdogs, platform timers: they come with unprivileged domains.
-        _ => {}
+        TimerKind::Watchdog0 | TimerKind::Watchdog1 => {
+            if let Some(d) = v.domain() {
+                crate::domain::watchdog::fired(hv, &d, t.kind());
+            }
+        }
+        // Platform timers come with HVM domains.
+        TimerKind::Platform | TimerKind::Spare => {}
     }
 }
 

@@ -4,3 +4,5 @@ pub mod acpi;
 pub mod build;
 pub mod command_line;
 pub mod memory_map;
+mod ram;
+mod start_state;

@@ -154,6 +154,7 @@ impl<M: Machine> Hypervisor<M> {
             time_offset: AtomicI64::new(0),
             paging_pool: AtomicU64::new(0),
             shutdown_code: AtomicU32::new(0),
+            watchdogs: crate::domain::watchdog::Watchdogs::default(),
             handle: Lock::new(Rank::Leaf, config.handle),
             hardware: None,
         });

@@ -222,6 +222,8 @@ impl<M: Machine> Hypervisor<M> {
         }
         let area = core::mem::take(&mut *v.runstate_area.lock());
         crate::hvm::memory::unpin_area(self, area);
+        let area = core::mem::take(&mut *v.time_area.lock());
+        crate::hvm::memory::unpin_area(self, area);
     }
 
     /// Unmaps memory. No CPU runs the domain any more, so what leaves can be given back at once;

@@ -23,6 +23,7 @@ pub mod life;
 pub(crate) mod physmap;
 mod policy;
 pub mod vcpu;
+pub mod watchdog;
 
 pub use life::Stage;
 pub use policy::DomainPolicy;
@@ -91,6 +92,8 @@ pub struct Domain<M: Machine> {
     pub paging_pool: AtomicU64,
     /// Code of SCHEDOP_shutdown_code.
     pub shutdown_code: AtomicU32,
+    /// Its watchdogs.
+    pub watchdogs: watchdog::Watchdogs,
     /// `xen_domain_handle_t`.
     pub handle: Lock<[u8; 16]>,
     /// Present in the domain that owns the hardware.

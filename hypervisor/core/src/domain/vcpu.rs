@@ -106,6 +106,8 @@ pub struct Vcpu<M: Machine> {
     pub timers: Lock<VcpuTimers>,
     /// Runstate area.
     pub runstate_area: Lock<Area>,
+    /// Second copy of its time information, within a page.
+    pub time_area: Lock<Area>,
     /// Vector of a start-up IPI that waits, plus one; `0x100` marks a bare INIT.
     pub sipi: AtomicU32,
     /// VCPUOP_register_vcpu_info was called.
@@ -143,6 +145,7 @@ impl<M: Machine> Vcpu<M> {
             upcall_vector: AtomicU8::new(0),
             timers: Lock::new(Rank::Leaf, VcpuTimers::default()),
             runstate_area: Lock::new(Rank::Leaf, Area::default()),
+            time_area: Lock::new(Rank::Leaf, Area::default()),
             sipi: AtomicU32::new(0),
             info_registered: AtomicBool::new(false),
             is_initialised: AtomicBool::new(false),

@@ -35,7 +35,7 @@
 //!
 //! Transitive grants (as with Xen's `gnttab=no-transitive`), page transfer
 //! (refused, as for any HVM guest), `unmap_and_replace` (only a PV borrower's
-//! page-table code could do it), `cache_flush` (Arm).
+//! page-table code could do it).
 //!
 //! # Sources
 //!

@@ -1,4 +1,7 @@
 //! `event_channel_op` (32).
+//!
+//! `bind_pirq` is missing: it needs a pirq that `physdev_op` mapped. Domains here get device
+//! interrupts from their virtual interrupt controllers and are told so (no `XENFEAT_hvm_pirqs`).
 
 use alloc::sync::Arc;
 

@@ -11,7 +11,7 @@ use crate::time::pvclock::WallClock;
 pub(super) const ROWS: &[Row] = &[
     row("XENPF_settime64", XENPF_settime64, true),
     row("XENPF_settime32", XENPF_settime32, true),
-    row("XENPF_firmware_info", XENPF_firmware_info, false),
+    row("XENPF_firmware_info", XENPF_firmware_info, true),
     row("XENPF_get_dom0_console", XENPF_get_dom0_console, false),
     row("XENPF_get_cpuinfo", XENPF_get_cpuinfo, true),
     row(
@@ -71,7 +71,26 @@ pub(super) fn dispatch<M: Machine>(c: &mut Ctx<'_, M>, at: u64) -> OpResult {
             c.write(body, &i)?;
             OK
         }
+        XENPF_firmware_info => firmware_info(c, body),
         _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// What a real-mode firmware told the boot loader. Ours hands nothing of it on, and what EFI has
+/// to tell stands in its tables, which dom0 sees: nothing is found.
+fn firmware_info<M: Machine>(c: &mut Ctx<'_, M>, body: u64) -> OpResult {
+    let mut i: XenpfFirmwareInfo = c.read(body)?;
+    match i.r#type {
+        XEN_FW_DISK_INFO | XEN_FW_DISK_MBR_SIGNATURE | XEN_FW_VBEDDC_INFO | XEN_FW_EFI_INFO => {
+            Err(Errno::ESRCH)
+        }
+        // No key was held.
+        XEN_FW_KBD_SHIFT_FLAGS => {
+            i.u.set(&0u8);
+            c.write(body, &i)?;
+            OK
+        }
+        _ => Err(Errno::EINVAL),
     }
 }
 

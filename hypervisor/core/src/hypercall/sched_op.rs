@@ -19,7 +19,7 @@ ops! { "sched_op":
     SCHEDOP_poll = Hook => poll;
     SCHEDOP_remote_shutdown = Priv => remote_shutdown;
     SCHEDOP_shutdown_code = Hook => shutdown_code;
-    SCHEDOP_watchdog = missing;
+    SCHEDOP_watchdog = Hook => watchdog;
     SCHEDOP_pin_override = missing;
 }
 
@@ -52,6 +52,12 @@ fn remote_shutdown<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Priv>, a: [u64; 3]
     let d = c.domain(s.domain_id)?;
     c.hv.shutdown_domain(&d, s.reason);
     OK
+}
+
+fn watchdog<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
+    let w: SchedWatchdog = c.read(a[0])?;
+    let id = crate::domain::watchdog::set(c.hv, c.d, w.id, w.timeout)?;
+    Ok(Flow::Done(id.into()))
 }
 
 fn poll<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {

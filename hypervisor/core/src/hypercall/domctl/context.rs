@@ -1,11 +1,9 @@
 //! The state of vCPUs, for building, saving and looking at domains.
 //!
 //! A save stream is records behind descriptors. Written are HEADER, then by type and vCPU CPU, LAPIC,
-//! LAPIC_REGS and MTRR, then END; vCPUs that are down have no CPU record. Read are these types;
+//! LAPIC_REGS, MTRR and CPU_XSAVE, then END; vCPUs that are down have no CPU record. Read are these types;
 //! others of 4.20 that a PVH domain has no part for are passed over. Loading takes all
 //! vCPUs down first; a CPU record brings its vCPU up.
-//!
-//! Missing: extended state beyond SSE (`CPU_XSAVE`), without which a domain cannot migrate.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -62,12 +60,18 @@ const fn sized<T>() -> usize {
     size_of::<HvmSaveDescriptor>() + size_of::<T>()
 }
 
+/// Bytes of a CPU_XSAVE record before the area, and at most with area and descriptor: AVX-512 and
+/// protection keys need 2,696 bytes.
+const XSAVE_HEAD: usize = 24;
+const XSAVE_SIZE: usize = size_of::<HvmSaveDescriptor>() + XSAVE_HEAD + 2816;
+
 /// Bytes that the stream of a domain with so many vCPUs takes at most.
 const fn stream_size(vcpus: usize) -> usize {
     let per_vcpu = sized::<HvmHwCpu>()
         + sized::<HvmHwLapic>()
         + sized::<HvmHwLapicRegs>()
-        + sized::<HvmHwMtrr>();
+        + sized::<HvmHwMtrr>()
+        + XSAVE_SIZE;
     sized::<HvmSaveHeader>() + vcpus * per_vcpu + size_of::<HvmSaveDescriptor>()
 }
 
@@ -131,10 +135,70 @@ fn write_stream<M: Machine>(
             out.put(instance(v), &v.msrs.mtrrs.save(pat));
         }
     }
+    if wants(HVM_SAVE_CODE_CPU_XSAVE) {
+        for v in vcpus().filter(|v| !v.is_down()) {
+            let (i, mask) = (instance(v), d.policy.xcr0_mask());
+            with_state(hv, v, |hvm, hw| write_xsave(&mut out, i, mask, hvm, hw))?;
+        }
+    }
     if only.is_none() {
         out.descriptor(HVM_SAVE_CODE_END, 0, 0);
     }
     Ok(out.bytes)
+}
+
+/// The extended state of a vCPU, if there is any beyond what its CPU record holds.
+fn write_xsave<B: HvmBackend>(
+    out: &mut Writer,
+    instance: u16,
+    mask: u64,
+    hvm: &B,
+    hw: &mut B::Vcpu,
+) {
+    let xcr0 = hvm.get(hw, Reg::Xcr0);
+    let area = B::xsave_area(hw);
+    if mask == 0 || area.len() < size_of::<HvmHwCpuXsaveSaveArea>() {
+        return;
+    }
+    out.descriptor(HVM_SAVE_CODE_CPU_XSAVE, instance, XSAVE_HEAD + area.len());
+    for word in [mask, xcr0, xcr0] {
+        out.bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    out.bytes.extend_from_slice(area);
+}
+
+/// Extended state comes back. What it claims beyond the domain's policy is refused; the backend
+/// makes the area one that the hardware accepts.
+fn load_xsave<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    v: &Vcpu<M>,
+    body: &[u8],
+) -> Result<(), Errno> {
+    let (head, area) = HvmHwCpuXsave::read_from_prefix(body)
+        .map_err(|_| Errno::EINVAL)
+        .map(|(head, _)| (head, body.get(XSAVE_HEAD..).unwrap_or(&[])))?;
+    let mask = d.policy.xcr0_mask();
+    let header = head.save_area.xsave_hdr;
+    if !crate::cpu_policy::xstate::is_valid_xcr0(head.xcr0, mask)
+        || header.xstate_bv & !mask != 0
+        || header.xcomp_bv != 0
+    {
+        return Err(Errno::EINVAL);
+    }
+    with_state(hv, v, |hvm, hw| {
+        let to = <M::Hvm as HvmBackend>::xsave_area(hw);
+        // A longer one has components that this machine would have to know.
+        let rest = area.get(to.len()..).unwrap_or(&[]);
+        if rest.iter().any(|b| *b != 0) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        for (to, from) in to.iter_mut().zip(area) {
+            *to = *from;
+        }
+        hvm.set(hw, Reg::Xcr0, head.xcr0);
+        Ok(())
+    })?
 }
 
 pub(super) fn gethvmcontext<M: Machine>(
@@ -262,6 +326,7 @@ fn load_stream<M: Machine>(
                 loaded.map_err(|_| Errno::EINVAL)?;
                 with_state(hv, v, |hvm, hw| save::load_pat(hvm, hw, mtrrs.msr_pat_cr))??;
             }
+            HVM_SAVE_CODE_CPU_XSAVE => load_xsave(hv, d, vcpu()?, body)?,
             // What a PVH domain of ours does not have.
             1..=HVM_SAVE_CODE_MAX_U16 => {}
             _ => return Err(Errno::EINVAL),

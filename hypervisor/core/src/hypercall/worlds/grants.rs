@@ -277,11 +277,7 @@ fn versions_and_sizes() {
     };
     w.with(DOM0, OP, GNTTABOP_get_version, &mut v).unwrap();
     assert_eq!(v.version, 1);
-    for op in [
-        GNTTABOP_transfer,
-        GNTTABOP_unmap_and_replace,
-        GNTTABOP_cache_flush,
-    ] {
+    for op in [GNTTABOP_transfer, GNTTABOP_unmap_and_replace] {
         assert_eq!(
             w.call(id, OP, [op.into(), LIST, 1]),
             Err(xen_abi::Errno::ENOSYS)

@@ -9,6 +9,7 @@ mod hostile;
 mod life;
 mod memory;
 mod ports;
+mod timed;
 mod toolstack;
 mod vcpu;
 mod world;

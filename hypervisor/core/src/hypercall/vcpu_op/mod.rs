@@ -9,13 +9,16 @@ use xen_abi::{Errno, Gfn, Maddr, Ns, VcpuId};
 use super::{Ctx, Flow, OK, OpResult, ops};
 use crate::access::{Granted, Hook};
 use crate::domain::Vcpu;
+use crate::domain::vcpu::Area;
 use crate::domain::vcpu::attention;
 use crate::machine::Machine;
 use crate::time::timers::{TimerId, TimerKind};
 use crate::time::vtimer::Arm;
 
+mod initialise;
+
 ops! { "vcpu_op":
-    VCPUOP_initialise = missing;
+    VCPUOP_initialise = Hook => initialise::initialise;
     VCPUOP_up = Hook => up;
     VCPUOP_down = Hook => down;
     VCPUOP_is_up = Hook => is_up;
@@ -27,10 +30,10 @@ ops! { "vcpu_op":
     VCPUOP_stop_singleshot_timer = Hook => stop_singleshot;
     VCPUOP_register_vcpu_info = Hook => register_info;
     VCPUOP_send_nmi = Hook => send_nmi;
-    VCPUOP_get_physid = missing;
-    VCPUOP_register_vcpu_time_memory_area = missing;
-    VCPUOP_register_runstate_phys_area = missing;
-    VCPUOP_register_vcpu_time_phys_area = missing;
+    VCPUOP_get_physid = Hook => get_physid;
+    VCPUOP_register_vcpu_time_memory_area = Hook => register_time;
+    VCPUOP_register_runstate_phys_area = Hook => register_runstate_phys;
+    VCPUOP_register_vcpu_time_phys_area = Hook => register_time_phys;
 }
 
 fn target<M: Machine>(c: &Ctx<'_, M>, id: u64) -> Result<Arc<Vcpu<M>>, Errno> {
@@ -76,10 +79,81 @@ fn register_runstate<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 
     let area: VcpuRegisterRunstateMemoryArea = c.read(a[1])?;
     let len = size_of::<VcpuRunstateInfo>() as u32;
     let new = crate::hvm::memory::pin_area(c.hv, c.d, c.hw, area.addr.0[0], len)?;
+    set_runstate_area(c, &v, new);
+    OK
+}
+
+fn set_runstate_area<M: Machine>(c: &Ctx<'_, M>, v: &Vcpu<M>, new: Area) {
     let old = core::mem::replace(&mut *v.runstate_area.lock(), new);
     crate::hvm::memory::unpin_area(c.hv, old);
-    c.hv.publish_runstate(c.d, &v);
+    c.hv.publish_runstate(c.d, v);
+}
+
+/// Pins `size` bytes at a guest-physical address, which a page must hold; all ones pin nothing.
+fn pin_phys<M: Machine>(c: &Ctx<'_, M>, at: u64, size: usize) -> Result<Area, Errno> {
+    if at == u64::MAX {
+        return Ok(Area::default());
+    }
+    let offset = at & 0xfff;
+    if offset + size as u64 > 0x1000 {
+        return Err(Errno::ENXIO);
+    }
+    if at & 7 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mfn = crate::hvm::memory::get_frame(c.hv, c.d, Gfn(at >> 12)).ok_or(Errno::EINVAL)?;
+    Ok(Area {
+        first: Some(Maddr(mfn.maddr().0 + offset)),
+        first_len: size as u32,
+        second: None,
+    })
+}
+
+fn register_runstate_phys<M: Machine>(
+    c: &mut Ctx<'_, M>,
+    _: Granted<Hook>,
+    a: [u64; 3],
+) -> OpResult {
+    let v = target(c, a[0])?;
+    let area: VcpuRegisterRunstateMemoryArea = c.read(a[1])?;
+    let new = pin_phys(c, area.addr.0[0], size_of::<VcpuRunstateInfo>())?;
+    set_runstate_area(c, &v, new);
     OK
+}
+
+/// A second copy of the vCPU's time information, which processes of the guest may see.
+fn register_time<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
+    let v = target(c, a[0])?;
+    let area: VcpuRegisterTimeMemoryArea = c.read(a[1])?;
+    let at = area.addr.0[0];
+    let len = size_of::<xen_abi::xen::VcpuTimeInfo>() as u32;
+    // The fields are written one by one.
+    if at & 7 != 0 || (at & 0xfff) + u64::from(len) > 0x1000 {
+        return Err(Errno::EINVAL);
+    }
+    let new = crate::hvm::memory::pin_area(c.hv, c.d, c.hw, at, len)?;
+    set_time_area(c, &v, new);
+    OK
+}
+
+fn register_time_phys<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
+    let v = target(c, a[0])?;
+    let area: VcpuRegisterTimeMemoryArea = c.read(a[1])?;
+    let new = pin_phys(c, area.addr.0[0], size_of::<xen_abi::xen::VcpuTimeInfo>())?;
+    set_time_area(c, &v, new);
+    OK
+}
+
+fn set_time_area<M: Machine>(c: &Ctx<'_, M>, v: &Vcpu<M>, new: Area) {
+    let old = core::mem::replace(&mut *v.time_area.lock(), new);
+    crate::hvm::memory::unpin_area(c.hv, old);
+    c.hv.publish_time(c.d, v);
+}
+
+/// Only dom0's vCPUs that are pinned have a CPU of their own, and none is pinned for good.
+fn get_physid<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
+    target(c, a[0])?;
+    Err(Errno::EINVAL)
 }
 
 /// Does what a timer record asked for.
