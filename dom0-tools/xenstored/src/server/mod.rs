@@ -170,6 +170,8 @@ impl Server {
         for (path, value) in [
             ("/local/domain/0/domid", "0"),
             ("/local/domain/0/name", "Domain-0"),
+            // Without its name libxl puts no domain into the pool.
+            ("/local/pool/0/name", "Pool-0"),
         ] {
             if self.state.tree.get(path).is_none() {
                 let mut payload = join(&[path]);

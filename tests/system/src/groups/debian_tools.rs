@@ -34,14 +34,6 @@ pub(super) enum Daemons {
 }
 
 impl Daemons {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Ocaml => "oxenstored",
-            Self::C => "xenstored",
-            Self::Radon => "radon",
-        }
-    }
-
     /// The command that starts them.
     pub(super) fn start(self) -> &'static str {
         match self {
@@ -60,39 +52,51 @@ impl Daemons {
     }
 }
 
-pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
-    for daemons in [Daemons::Ocaml, Daemons::C, Daemons::Radon] {
-        let name = daemons.name();
-        let mut shell = None;
-        if !report.check(&format!("debian-tools/{name}/daemons"), || {
-            let mut up = Shell::boot(env, "debian-tools", name)?;
-            up.run(daemons.start(), COMMAND)?;
-            let domain = up.run("xenstore-read /local/domain/0/name", COMMAND)?;
-            ensure!(domain == "Domain-0", "domain 0 is called '{domain}'");
-            shell = Some(up);
-            Ok("")
-        }) {
-            continue;
-        }
-        let Some(mut shell) = shell else { continue };
-        if daemons == Daemons::Ocaml {
-            host(report, &mut shell);
-        }
-        if daemons == Daemons::Radon {
-            store(report, &mut shell);
-        }
-        guest(report, &mut shell, name);
-        if daemons == Daemons::C {
-            logs(report, &mut shell);
-        }
-        if daemons == Daemons::Ocaml {
+/// Debian's daemons as its script starts them.
+pub(crate) fn theirs(env: &Env, report: &mut Report) -> Result<()> {
+    with(env, report, "debian-tools", Daemons::Ocaml)
+}
+
+/// Debian's daemons with the C store.
+pub(crate) fn c_store(env: &Env, report: &mut Report) -> Result<()> {
+    with(env, report, "debian-tools-c", Daemons::C)
+}
+
+/// Our daemons under Debian's `xl`.
+pub(crate) fn ours(env: &Env, report: &mut Report) -> Result<()> {
+    with(env, report, "debian-tools-ours", Daemons::Radon)
+}
+
+fn with(env: &Env, report: &mut Report, group: &str, daemons: Daemons) -> Result<()> {
+    let mut shell = None;
+    report.check(&format!("{group}/daemons"), || {
+        let mut up = Shell::boot(env, group)?;
+        up.run(daemons.start(), COMMAND)?;
+        let domain = up.run("xenstore-read /local/domain/0/name", COMMAND)?;
+        ensure!(domain == "Domain-0", "domain 0 is called '{domain}'");
+        shell = Some(up);
+        Ok("")
+    });
+    let Some(mut shell) = shell else {
+        return Ok(());
+    };
+    match daemons {
+        Daemons::Ocaml => host(report, &mut shell),
+        Daemons::Radon => store(report, &mut shell),
+        Daemons::C => {}
+    }
+    guest(report, &mut shell, group);
+    match daemons {
+        Daemons::Ocaml => {
             administration(report, &mut shell);
             both(report, &mut shell);
         }
-        endings(report, &mut shell, name);
-        if daemons == Daemons::Ocaml {
-            again(report, &mut shell);
-        }
+        Daemons::C => logs(report, &mut shell),
+        Daemons::Radon => {}
+    }
+    endings(report, &mut shell, group);
+    if daemons == Daemons::Ocaml {
+        again(report, &mut shell);
     }
     Ok(())
 }
@@ -101,7 +105,7 @@ pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
 pub(super) struct Shell(Session);
 
 impl Shell {
-    pub(super) fn boot(env: &Env, group: &str, name: &str) -> Result<Self> {
+    pub(super) fn boot(env: &Env, group: &str) -> Result<Self> {
         let kernel = Kernel::fetch(&env.layout, "6.12")?;
         let root = dom0::debian_disk(&env.layout, &kernel)?;
         let initrd = initrd::debian(&env.layout, &kernel)?;
@@ -112,7 +116,7 @@ impl Shell {
             (initrd, String::new()),
         ];
         let mut boot = Boot::new(
-            &format!("{group}-{name}"),
+            group,
             env.machine("qemu-svm")?,
             env.direct(options, modules),
         );
@@ -266,7 +270,7 @@ fn host(report: &mut Report, shell: &mut Shell) {
 
 /// What the console daemon writes down: of the hypervisor, by its own event and ring, and of guests.
 fn logs(report: &mut Report, shell: &mut Shell) {
-    report.check("debian-tools/logs", || {
+    report.check("debian-tools-c/logs", || {
         let key = "xl debug-keys h; sleep 2; grep -c 'pressed -> show this message' /var/log/xen/console/hypervisor.log";
         // The same text comes on the serial line.
         let said = shell.run(key, COMMAND)?;
@@ -279,7 +283,7 @@ fn logs(report: &mut Report, shell: &mut Shell) {
 
 /// `xenstore-*` against our store.
 fn store(report: &mut Report, shell: &mut Shell) {
-    report.check("debian-tools/xenstore-utils", || {
+    report.check("debian-tools-ours/xenstore-utils", || {
         for (command, wanted) in [
             (
                 "xenstore-write /t/a 1 /t/b/c 'two words'; xenstore-read /t/a /t/b/c",
@@ -300,7 +304,7 @@ fn store(report: &mut Report, shell: &mut Shell) {
                 "yes\nno",
             ),
             (
-                "(sleep 2; xenstore-write /t/a 3) & xenstore-watch -n 2 /t/a",
+                "((sleep 2; xenstore-write /t/a 3) &); xenstore-watch -n 2 /t/a",
                 "/t/a\n/t/a",
             ),
             (
@@ -317,8 +321,8 @@ fn store(report: &mut Report, shell: &mut Shell) {
 }
 
 /// A guest is made, talks, and is looked at.
-fn guest(report: &mut Report, shell: &mut Shell, name: &str) {
-    report.check(&format!("debian-tools/{name}/create"), || {
+fn guest(report: &mut Report, shell: &mut Shell, group: &str) {
+    report.check(&format!("{group}/create"), || {
         shell.run("truncate -s 64M /tmp/disk.img", COMMAND)?;
         shell.run(
             "xl create /etc/xen/tiny.cfg 'disk=[\"/tmp/disk.img,raw,xvda,rw\"]' vcpus=2 maxvcpus=2",
@@ -330,11 +334,11 @@ fn guest(report: &mut Report, shell: &mut Shell, name: &str) {
         shell.until("tiny", |row| row.is_some_and(|r| r[2] == "2"))?;
         Ok("")
     });
-    report.check(&format!("debian-tools/{name}/console"), || {
+    report.check(&format!("{group}/console"), || {
         shell.console("tiny", "echo the answer is $((6 * 7))", "the answer is 42")?;
         Ok("")
     });
-    report.check(&format!("debian-tools/{name}/devices"), || {
+    report.check(&format!("{group}/devices"), || {
         let ping = shell.run("ping -c 3 -i 0.3 -w 20 10.0.2.16", COMMAND)?;
         ensure!(ping.contains(" 0% packet loss"), "{ping}");
         shell.console(
@@ -358,7 +362,7 @@ fn guest(report: &mut Report, shell: &mut Shell, name: &str) {
         );
         Ok("")
     });
-    report.check(&format!("debian-tools/{name}/lists"), || {
+    report.check(&format!("{group}/lists"), || {
         let vcpus = shell.run("xl vcpu-list tiny", COMMAND)?;
         ensure!(vcpus.lines().count() == 3 && vcpus.matches("all / all").count() == 2, "{vcpus}");
         let top = shell.run("xentop -b -i 2 -d 1 -n -x -v", COMMAND)?;
@@ -497,15 +501,15 @@ fn both(report: &mut Report, shell: &mut Shell) {
 }
 
 /// How guests end.
-fn endings(report: &mut Report, shell: &mut Shell, name: &str) {
+fn endings(report: &mut Report, shell: &mut Shell, group: &str) {
     let gone = |row: Option<&[String]>| row.is_none();
-    report.check(&format!("debian-tools/{name}/shutdown"), || {
+    report.check(&format!("{group}/shutdown"), || {
         let said = shell.run("xl shutdown -w tiny", CREATE)?;
         ensure!(said.contains("has been shut down, reason code 0"), "{said}");
         shell.until("tiny", gone)?;
         Ok("")
     });
-    report.check(&format!("debian-tools/{name}/destroy"), || {
+    report.check(&format!("{group}/destroy"), || {
         let free = shell.run("xl info free_memory", COMMAND)?;
         for _ in 0..2 {
             shell.run("xl create -p /etc/xen/tiny.cfg", CREATE)?;

@@ -172,8 +172,18 @@ pub(crate) const GROUPS: &[Group] = &[
     ),
     long(
         "debian-tools",
-        "SVM: Debian's own xl, stores and console daemon in dom0, and ours beside them",
-        debian_tools::svm,
+        "SVM: Debian's own xl and daemons in dom0, and our xl beside theirs",
+        debian_tools::theirs,
+    ),
+    long(
+        "debian-tools-c",
+        "SVM: Debian's own xl with the C store",
+        debian_tools::c_store,
+    ),
+    long(
+        "debian-tools-ours",
+        "SVM: Debian's own xl and xenstore-utils with our daemons",
+        debian_tools::ours,
     ),
     long(
         "scheduling",

@@ -29,7 +29,7 @@ print(now - then, *["%s=%f" % (name, new[name] - old.get(name, 0)) for name in n
 pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
     let mut shell = None;
     let is_up = report.check("scheduling/guests", || {
-        let mut up = Shell::boot(env, "scheduling", "guests")?;
+        let mut up = Shell::boot(env, "scheduling")?;
         up.run(Daemons::C.start(), COMMAND)?;
         up.run(&format!("cat >/tmp/meter <<'END'\n{METER}END\ntrue"), COMMAND)?;
         up.run("xl vcpu-pin 0 all 0", COMMAND)?;
