@@ -1,6 +1,10 @@
 //! Busy guests beside each other: weights, a cap, pinning, and what an idle one costs.
 //!
 //! The guests share CPU 1; dom0 keeps to CPU 0. Times are the hypervisor's own, by dom0's clock.
+//!
+//! The host must be quiet: what it takes away from an emulated CPU is charged to the guest that
+//! ran, and takings longer than a few slices make the shares more equal than the weights. The
+//! scheduler's own tests (`sched::credit2`) hold the same figures in virtual time.
 
 use anyhow::{Context, Result, ensure};
 use harness::Report;
