@@ -13,6 +13,7 @@
 mod arch;
 #[cfg(target_os = "none")]
 mod grants;
+#[cfg(target_os = "none")]
 mod measure;
 #[cfg(target_os = "none")]
 mod xen;
