@@ -30,6 +30,25 @@ const DRIVERS: &[&str] = &[
 /// Drivers that only tests use: MSR access, hypercalls from user space.
 const TEST_DRIVERS: &[&str] = &["msr", "xen_privcmd"];
 
+/// Drivers of a dom0 that serves guests, and of the one card that leads outside.
+const SERVING_DRIVERS: &[&str] = &[
+    "xen_evtchn",
+    "xen_gntdev",
+    "xen_gntalloc",
+    "xen_privcmd",
+    "xen_blkback",
+    "xen_netback",
+    "loop",
+    "bridge",
+    "ext4",
+    "crc32c_generic",
+    "virtio_pci",
+    "virtio_net",
+];
+
+/// Drivers of the guests that tests start.
+const GUEST_DRIVERS: &[&str] = &["xen_blkfront", "xen_netfront", "ext4", "crc32c_generic"];
+
 /// Makes the initramfs that `tests/system` talks to; returns its path.
 /// `agent` is the static test program, packed as `/bin/agent` when given.
 pub fn test(layout: &Layout, kernel: &Kernel, agent: Option<&Path>) -> Result<PathBuf> {
@@ -45,6 +64,43 @@ pub fn test(layout: &Layout, kernel: &Kernel, agent: Option<&Path>) -> Result<Pa
         &format!("initrd-test-{}.cpio", kernel.release()),
         archive,
     )
+}
+
+/// Makes the initramfs of a dom0 that starts guests, all of it in memory: the tools, the
+/// agent, `/etc/xen/tiny.cfg`, and for each of `guests` (version, kernel) a
+/// `/var/lib/radon/vmlinuz-VERSION` and `guest-VERSION.cpio`. Returns its path.
+pub fn serving(
+    layout: &Layout,
+    kernel: &Kernel,
+    agent: &Path,
+    guests: &[(&str, &Kernel)],
+) -> Result<PathBuf> {
+    let mut archive = base(layout, kernel, SERVING_DRIVERS, "test-init")?;
+    let read =
+        |path: &Path| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
+    let busybox = read(&busybox()?)?;
+    let agent = read(agent)?;
+    archive.file("bin/agent", 0o755, &agent);
+    tools::programs(&mut archive, layout, "")?;
+    tools::guest(&mut archive, "", &busybox, kernel)?;
+    let own = kernel.release();
+    for (version, kernel) in guests {
+        let mut guest = base(layout, kernel, GUEST_DRIVERS, "guest-init")?;
+        guest.file("bin/agent", 0o755, &agent);
+        archive.file(
+            &format!("var/lib/radon/guest-{version}.cpio"),
+            0o644,
+            &guest.finish(),
+        );
+        let name = format!("var/lib/radon/vmlinuz-{version}");
+        if kernel.release() == own {
+            archive.link(&name, "vmlinuz");
+        } else {
+            archive.file(&name, 0o644, &read(&kernel.vmlinuz())?);
+        }
+    }
+    let name = format!("initrd-serving-{own}-{}.cpio", guests.len());
+    write(layout, &name, archive)
 }
 
 /// Makes the initramfs that mounts dom0's root and brings the tools; returns its path.

@@ -43,10 +43,7 @@ fn linux_program(layout: &Layout, name: &str) -> PathBuf {
 /// Builds the program that runs inside guests.
 fn agent(layout: &Layout) -> Result<()> {
     linux_programs(layout, &["guest-agent"])?;
-    let built = linux_program(layout, "agent");
-    std::fs::copy(&built, layout.build().join("agent"))
-        .with_context(|| format!("copying {}", built.display()))?;
-    Ok(())
+    strip(layout, "agent", &layout.build())
 }
 
 /// Builds the programs of `dom0-tools` into `build/tools`, without debug information.
@@ -54,12 +51,16 @@ pub(crate) fn tools(layout: &Layout) -> Result<()> {
     linux_programs(layout, tools::PROGRAMS)?;
     std::fs::create_dir_all(layout.tools()).context("making build/tools")?;
     for name in tools::PROGRAMS {
-        let built = linux_program(layout, name);
-        let mut strip = Command::new("strip");
-        strip.arg("-o").arg(layout.tools().join(name)).arg(&built);
-        step::run(&mut strip)?;
+        strip(layout, name, &layout.tools())?;
     }
     Ok(())
+}
+
+/// Copies a built program to a folder, without its debug information.
+fn strip(layout: &Layout, name: &str, folder: &std::path::Path) -> Result<()> {
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(folder.join(name));
+    step::run(strip.arg(linux_program(layout, name)))
 }
 
 /// The tests that need no machine: with nextest where it is installed.

@@ -222,7 +222,11 @@ fn read_files(machine: &mut Machine<'_>, config: &Config) -> Result<Files> {
     })
 }
 
-fn random_uuid(machine: &mut Machine<'_>) -> Result<Uuid> {
+/// A new UUID.
+///
+/// # Errors
+/// Those of the system's source of random numbers.
+pub fn random_uuid(machine: &mut Machine<'_>) -> Result<Uuid> {
     let mut bytes = [0; 16];
     machine.host.random(&mut bytes)?;
     // Version 4, variant 1.

@@ -62,6 +62,13 @@ impl Error {
     pub fn is_no_such_domain(&self) -> bool {
         matches!(&*self.cause, Cause::Hypervisor(error) if error.is_no_such_domain())
     }
+
+    /// The connection to xenstore is lost, as when its daemon is started anew?
+    #[must_use]
+    pub fn is_store_lost(&self) -> bool {
+        use xenstore::Error as E;
+        matches!(&*self.cause, Cause::Store(error) if !matches!(error, E::Store { .. }))
+    }
 }
 
 impl fmt::Display for Error {

@@ -39,7 +39,7 @@ mod store;
 mod testing;
 mod undo;
 
-pub use create::{Created, cpu_map, create, warn_unsupported};
+pub use create::{Created, cpu_map, create, random_uuid, warn_unsupported};
 pub use destroy::destroy;
 pub use error::{Cause, Error, Result};
 pub use host::{BlockDevice, Host};

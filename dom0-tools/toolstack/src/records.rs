@@ -82,6 +82,16 @@ pub fn uuid(hypervisor: &dyn Hypervisor, d: DomId) -> Result<Uuid> {
     Ok(Uuid(hypervisor.domain_info(d)?.0.handle))
 }
 
+/// The domain of this UUID, also while it is dying.
+///
+/// # Errors
+/// Those of the hypervisor.
+pub fn by_uuid(hypervisor: &dyn Hypervisor, uuid: Uuid) -> Result<Option<DomId>> {
+    let all = hypervisor.domains()?;
+    let found = all.iter().find(|info| info.0.handle == uuid.0);
+    Ok(found.map(xencall::DomainInfo::domain))
+}
+
 /// The stored configuration text.
 ///
 /// # Errors

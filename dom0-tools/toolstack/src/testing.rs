@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use xen_abi::domctl::{
@@ -63,7 +64,7 @@ pub(crate) struct FakeDomain {
 /// The hypervisor.
 #[derive(Debug, Default)]
 pub(crate) struct FakeHypervisor {
-    pub(crate) domains: RefCell<BTreeMap<u16, FakeDomain>>,
+    pub(crate) domains: Rc<RefCell<BTreeMap<u16, FakeDomain>>>,
     pub(crate) free: Cell<u64>,
     next: Cell<u16>,
     pub(crate) fuse: Fuse,
@@ -249,6 +250,8 @@ impl Hypervisor for FakeHypervisor {
 pub(crate) struct FakeStore {
     pub(crate) nodes: BTreeMap<String, String>,
     pub(crate) introduced: BTreeSet<u16>,
+    /// The hypervisor's.
+    domains: Rc<RefCell<BTreeMap<u16, FakeDomain>>>,
     pub(crate) fuse: Fuse,
 }
 
@@ -300,6 +303,8 @@ impl Store for FakeStore {
         Ok(())
     }
     fn release(&mut self, d: DomId) -> xenstore::Result<()> {
+        // Who hears of it looks whether the domain lives, and keeps what it has of it then.
+        assert!(!self.domains.borrow().contains_key(&d.0), "released alive");
         self.introduced.remove(&d.0);
         Ok(())
     }
@@ -419,9 +424,13 @@ impl World {
         ];
         let hypervisor = FakeHypervisor::default();
         hypervisor.free.set(1 << 18);
+        let store = FakeStore {
+            domains: Rc::clone(&hypervisor.domains),
+            ..FakeStore::default()
+        };
         Self {
             hypervisor,
-            store: FakeStore::default(),
+            store,
             host: FakeHost {
                 files: files.map(|(path, file)| (path.into(), file)).into(),
                 bridges: vec!["xenbr0".into()],

@@ -23,6 +23,8 @@ use crate::ring::Ring;
 
 /// What nobody reads from a pty is kept this far.
 const BACKLOG: usize = 64 << 10;
+/// Between attempts to reach xenstored.
+const RETRY: Duration = Duration::from_millis(200);
 const TOKEN: &str = "xenconsoled";
 
 /// Where logs go, and when they rotate.
@@ -115,6 +117,23 @@ impl Console {
     }
 }
 
+/// A connection to xenstore that tells of domains that come and go.
+fn watching_store() -> xenstore::Result<Client> {
+    let mut store = Client::open()?;
+    for path in ["@introduceDomain", "@releaseDomain"] {
+        store.watch(path, TOKEN)?;
+    }
+    Ok(store)
+}
+
+fn is_store_lost(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(
+        inner,
+        Some(xenstore::Error::Connection(_) | xenstore::Error::Protocol(_))
+    )
+}
+
 /// The daemon.
 pub struct Daemon {
     xen: Xen,
@@ -135,40 +154,51 @@ impl Daemon {
     /// # Errors
     /// When one of them is not there.
     pub fn start(logs: Option<Logs>) -> io::Result<Self> {
-        let mut store = Client::open().map_err(other)?;
-        for path in ["@introduceDomain", "@releaseDomain"] {
-            store.watch(path, TOKEN).map_err(other)?;
-        }
         Ok(Self {
             xen: Xen::open().map_err(other)?,
             evtchn: Evtchn::open().map_err(other)?,
             gntdev: Gntdev::open().ok(),
-            store,
+            store: watching_store().map_err(other)?,
             logs,
             consoles: BTreeMap::new(),
         })
     }
 
-    /// Serves for ever.
+    /// Serves for ever; waits for xenstored's successor when it is started anew.
     ///
     /// # Errors
-    /// When xenstore is gone: its successor wants new watches, so this starts anew as well.
+    /// When hypervisor or kernel refuse.
     pub fn run(&mut self) -> io::Result<()> {
         loop {
-            let mut is_changed = false;
-            while self
-                .store
-                .next_event(Some(Duration::ZERO))
-                .map_err(other)?
-                .is_some()
-            {
-                is_changed = true;
+            match self.follow_store() {
+                Ok(true) => {}
+                Ok(false) => self.turn(None)?,
+                Err(error) if is_store_lost(&error) => {
+                    eprintln!("xenconsoled: {error}; waiting for xenstored");
+                    self.store = loop {
+                        match watching_store() {
+                            Ok(store) => break store,
+                            Err(_) => self.turn(Some(RETRY))?,
+                        }
+                    };
+                }
+                Err(error) => return Err(error),
             }
-            if is_changed {
-                self.look_for_domains()?;
-            }
-            self.turn()?;
         }
+    }
+
+    /// Looks at the domains when xenstore has news of them. False when there are none: only
+    /// then does its socket say when there are some, as events may come with answers.
+    fn follow_store(&mut self) -> io::Result<bool> {
+        let now = Some(Duration::ZERO);
+        let mut is_changed = false;
+        while self.store.next_event(now).map_err(other)?.is_some() {
+            is_changed = true;
+        }
+        if is_changed {
+            self.look_for_domains()?;
+        }
+        Ok(is_changed)
     }
 
     /// Connects to guests that have a console, lets go of those that are gone.
@@ -295,14 +325,14 @@ impl Daemon {
         }
     }
 
-    /// Waits until something is ready, and handles it.
-    fn turn(&mut self) -> io::Result<()> {
-        let mut timeout: Option<Duration> = None;
+    /// Waits until something is ready, and handles it. The store is left out when there is a
+    /// time to wait at most.
+    fn turn(&mut self, mut timeout: Option<Duration>) -> io::Result<()> {
         let mut domains = Vec::new();
-        let mut fds = vec![
-            PollFd::new(&self.store, PollFlags::IN),
-            PollFd::new(&self.evtchn, PollFlags::IN),
-        ];
+        let mut fds = vec![PollFd::new(&self.evtchn, PollFlags::IN)];
+        let store = timeout
+            .is_none()
+            .then(|| PollFd::new(&self.store, PollFlags::IN));
         for (domain, console) in &self.consoles {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, console.ring.room() > 0);
@@ -314,16 +344,17 @@ impl Daemon {
                 timeout = Some(timeout.map_or(wait, |timeout| timeout.min(wait)));
             }
         }
+        fds.extend(store);
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
         let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let has_events = fds.get(1).is_some_and(is_ready);
+        let has_events = fds.first().is_some_and(is_ready);
         let ptys: Vec<DomId> = domains
             .into_iter()
-            .zip(fds.iter().skip(2))
+            .zip(fds.iter().skip(1))
             .filter(|(_, fd)| is_ready(fd))
             .map(|(domain, _)| domain)
             .collect();

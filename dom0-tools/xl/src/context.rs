@@ -75,6 +75,11 @@ impl Context {
         }
     }
 
+    /// Lets go of a connection to the store that is lost; the next use makes a new one.
+    pub(crate) fn forget_store(&mut self) {
+        self.store = None;
+    }
+
     /// The domain that the user means.
     pub(crate) fn domain(&mut self, text: &str) -> Result<DomId> {
         Ok(toolstack::records::find(&mut self.machine()?, text)?)

@@ -1,15 +1,10 @@
-//! The host's end of network tests: a TCP server on the loopback that takes or
-//! sends a known stream. The agent in the guest is the client.
-//!
-//! The client's first line is `send BYTES SEED` or `receive BYTES SEED`; after
-//! a `send` the server answers `ok` or names the first wrong byte.
+//! The host's end of network tests: a TCP server on the loopback. The agent in the guest
+//! is the client; what they say is in `guest_agent::transfer`.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::net::TcpListener;
 
-use anyhow::{Context, Result, bail};
-use guest_agent::pattern;
+use anyhow::{Context, Result};
+use guest_agent::transfer;
 
 /// A server that lives as long as the process; each connection is one transfer.
 #[derive(Debug)]
@@ -25,7 +20,7 @@ impl NetServer {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 std::thread::spawn(move || {
-                    if let Err(error) = serve(&stream) {
+                    if let Err(error) = transfer::serve(&stream) {
                         eprintln!("network server: {error:#}");
                     }
                 });
@@ -40,45 +35,13 @@ impl NetServer {
     }
 }
 
-fn serve(stream: &TcpStream) -> Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(300)))?;
-    stream.set_write_timeout(Some(Duration::from_secs(300)))?;
-    let mut reader = BufReader::new(stream);
-    let mut writer = stream;
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let [direction, bytes, seed] = words[..] else {
-        bail!("request {line:?}")
-    };
-    let (bytes, seed): (u64, u64) = (bytes.parse()?, seed.parse()?);
-    let mut buffer = vec![0; 64 * 1024];
-    let mut offset = 0;
-    while offset < bytes {
-        let count = usize::try_from((bytes - offset).min(buffer.len() as u64))?;
-        let part = &mut buffer[..count];
-        if direction == "send" {
-            reader
-                .read_exact(part)
-                .with_context(|| format!("the stream ended after {offset} bytes"))?;
-            if let Some(at) = pattern::mismatch(part, seed, offset) {
-                writer.write_all(format!("wrong byte at {}\n", offset + at as u64).as_bytes())?;
-                return Ok(());
-            }
-        } else {
-            pattern::fill(part, seed, offset);
-            writer.write_all(part)?;
-        }
-        offset += count as u64;
-    }
-    if direction == "send" {
-        writer.write_all(b"ok\n")?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpStream;
+
+    use guest_agent::pattern;
+
     use super::*;
 
     fn send(bytes: &[u8], seed: u64) -> String {

@@ -16,6 +16,15 @@ pub(crate) enum Linux {
     V6_1,
 }
 
+impl Linux {
+    pub(crate) fn version(self) -> &'static str {
+        match self {
+            Self::V6_12 => "6.12",
+            Self::V6_1 => "6.1",
+        }
+    }
+}
+
 /// Images and kernels, found or made once.
 pub(crate) struct Env {
     pub(crate) layout: Layout,
@@ -38,6 +47,8 @@ pub(crate) struct Dom0 {
     pub(crate) arguments: String,
     /// Start from an ISO by this firmware instead of QEMU's loader.
     pub(crate) firmware: Option<Firmware>,
+    /// The initramfs that serves guests of these kernels, instead of the one for tests.
+    pub(crate) guests: &'static [Linux],
 }
 
 impl Default for Dom0 {
@@ -48,6 +59,7 @@ impl Default for Dom0 {
             options: String::new(),
             arguments: String::new(),
             firmware: None,
+            guests: &[],
         }
     }
 }
@@ -89,6 +101,22 @@ impl Env {
         }
     }
 
+    /// The initramfs of a dom0 that serves guests.
+    fn serving(&self, dom0: &Dom0) -> Result<PathBuf> {
+        let (kernel, _) = self.linux(dom0.linux);
+        let guests: Vec<(&str, &Kernel)> = dom0
+            .guests
+            .iter()
+            .map(|&linux| (linux.version(), &self.linux(linux).0))
+            .collect();
+        initrd::serving(
+            &self.layout,
+            kernel,
+            &self.layout.build().join("agent"),
+            &guests,
+        )
+    }
+
     /// The hypervisor by QEMU's loader with these modules.
     ///
     /// `RADON_OTHER_IMAGE`, `RADON_OTHER_OPTIONS` and `RADON_OTHER_QEMU` put
@@ -114,6 +142,10 @@ impl Env {
         dom0: &Dom0,
     ) -> Result<Boot> {
         let (kernel, initrd) = self.linux(dom0.linux);
+        let initrd = match dom0.guests {
+            [] => initrd.clone(),
+            _ => self.serving(dom0)?,
+        };
         let image = if dom0.packed {
             kernel.vmlinuz()
         } else {
@@ -127,12 +159,12 @@ impl Env {
         let start = match (self.native, dom0.firmware) {
             (true, None) => Start::Native {
                 kernel: image,
-                initrd: initrd.clone(),
+                initrd,
                 arguments,
             },
             (false, None) => self.direct(
                 &dom0.options,
-                vec![(image, arguments), (initrd.clone(), String::new())],
+                vec![(image, arguments), (initrd, String::new())],
             ),
             (native, Some(firmware)) => {
                 let iso = self.layout.build().join(format!("test-{full}.iso"));
@@ -147,7 +179,7 @@ impl Env {
                     options: format!("console=com1 loglvl=all {}", dom0.options)
                         .trim()
                         .to_owned(),
-                    modules: vec![(image, arguments), (initrd.clone(), String::new())],
+                    modules: vec![(image, arguments), (initrd, String::new())],
                     commands: Vec::new(),
                 };
                 grub::make_iso(&self.layout, &iso, &[entry]).context("the test's ISO")?;

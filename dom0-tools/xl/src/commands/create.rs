@@ -51,7 +51,7 @@ pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
         }
     };
     let is_quiet = args.has('q');
-    let loaded = load(path, &settings)?;
+    let mut loaded = load(path, &settings)?;
     for warning in toolstack::warn_unsupported(&loaded.config) {
         eprintln!("xl: warning: {warning}");
     }
@@ -63,16 +63,31 @@ pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
         say!("Parsing config from {path}");
     }
     let mut machine = context.machine()?;
-    let Created { d, uuid } = toolstack::create(&mut machine, &loaded.config, &loaded.text)?;
+    // Known beforehand, so that the domain is found should this be killed.
+    let uuid = match loaded.config.uuid {
+        Some(uuid) => uuid,
+        None => toolstack::random_uuid(&mut machine)?,
+    };
+    loaded.config.uuid = Some(uuid);
+    let guard = monitor::Guard::start(uuid, &loaded.config.name)?;
+    let d = match toolstack::create(&mut machine, &loaded.config, &loaded.text) {
+        Ok(Created { d, .. }) => d,
+        Err(error) => {
+            guard.dismiss();
+            return Err(error.into());
+        }
+    };
+    let is_foreground = args.has('F');
+    if args.has('e') || is_foreground {
+        guard.dismiss();
+    } else {
+        guard.made(d)?;
+    }
     if args.has(crate::args::JSON) {
         let json: Json = object! {
             "domid": d.0, "uuid": uuid.to_string(), "name": loaded.config.name.as_str(),
         };
         say!("{json}");
-    }
-    let is_foreground = args.has('F');
-    if !args.has('e') && !is_foreground {
-        monitor::spawn(d, &loaded.config.name)?;
     }
     let terminal = match args.has('c') {
         true => Some(console::open(context, d)?),

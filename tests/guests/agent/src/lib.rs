@@ -1,4 +1,5 @@
-//! The test program that runs inside a guest, and the byte pattern that both
-//! ends of a test know.
+//! The test program that runs inside a guest, and what both ends of a
+//! test know: the byte pattern, the transfer over the network.
 
 pub mod pattern;
+pub mod transfer;

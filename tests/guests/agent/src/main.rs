@@ -14,6 +14,7 @@ const HELP: &str = "\
 usage: agent disk DEVICE MIB THREADS        write, read back and verify in parallel
        agent send ADDRESS:PORT BYTES SEED   stream to the harness
        agent receive ADDRESS:PORT BYTES SEED
+       agent serve ADDRESS:PORT             the other end of these two, until it is killed
        agent monotonic SECONDS [busy]       clocks of all CPUs never step back
        agent sleeps                         sleeps are neither short nor long
        agent hypercalls | msrs | cpuid | ports   misbehave
@@ -37,6 +38,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["disk", device, mib, threads] => disk::exercise(device, mib.parse()?, threads.parse()?),
         ["send", server, bytes, seed] => net::send(server, bytes.parse()?, seed.parse()?),
         ["receive", server, bytes, seed] => net::receive(server, bytes.parse()?, seed.parse()?),
+        ["serve", address] => net::serve(address),
         ["monotonic", seconds] => clock::monotonic(seconds.parse()?, 0),
         ["monotonic", seconds, "busy"] => clock::monotonic(seconds.parse()?, 1 << 16),
         ["sleeps"] => clock::sleeps(),

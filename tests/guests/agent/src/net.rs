@@ -1,11 +1,12 @@
-//! The guest's end of network tests; the harness's `netserver` is the other.
+//! The guest's end of network tests; the harness's `netserver` is the other, or `agent serve`
+//! in another guest.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use guest_agent::pattern;
+use guest_agent::{pattern, transfer};
 
 const CHUNK: usize = 64 * 1024;
 
@@ -58,6 +59,17 @@ pub(crate) fn receive(server: &str, bytes: u64, seed: u64) -> Result<()> {
         offset += count as u64;
     }
     report("received", bytes, start);
+    Ok(())
+}
+
+/// Serves transfers, one at a time.
+pub(crate) fn serve(address: &str) -> Result<()> {
+    let listener = TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
+    for stream in listener.incoming() {
+        if let Err(error) = transfer::serve(&stream.context("accepting")?) {
+            println!("agent: {error:#}");
+        }
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@ mod cpu_models;
 mod debian_tools;
 mod debug_keys;
 mod devices;
+mod domu;
 mod faults;
 mod hostile;
 mod refusals;
@@ -103,6 +104,17 @@ pub(crate) const GROUPS: &[Group] = &[
         "the README's first command: dom0's shell",
         command::run,
     ),
+    short(
+        "domu",
+        "SVM: guests by xl create: disk, network, life cycle, hot plug, faults",
+        domu::svm,
+    ),
+    long(
+        "domu-long",
+        "SVM: guests with both kernels, and 200 one after the other",
+        domu::svm_long,
+    ),
+    long("domu-bochs", "VMX: a guest by xl create", domu::vmx),
     short("endings", "SVM: reboot and a crashed dom0", boots::endings),
     native(short(
         "devices",

@@ -1,0 +1,123 @@
+//! A running guest is changed: memory, vCPUs, disks, cards; then the ways in which it ends.
+
+use anyhow::{Result, ensure};
+use harness::Report;
+
+use super::config;
+use super::host::Host;
+use crate::env::Linux;
+
+/// MiB of a guest by `xl list`.
+fn memory(host: &mut Host, name: &str) -> Result<u32> {
+    let text = host.run(&format!("xl list {name} | awk 'NR == 2 {{print $3}}'"), 30)?;
+    Ok(text.parse()?)
+}
+
+/// Changes the guest `one`, which runs.
+pub(super) fn everything(host: &mut Host, report: &mut Report, group: &str) {
+    report.check(&format!("{group}/mem-set"), || {
+        let free = "xl info free_memory";
+        let before: u32 = host.run(free, 20)?.parse()?;
+        for (target, least, most) in [(96, 90, 98), (140, 134, 142)] {
+            host.run(&format!("xl mem-set one {target}"), 30)?;
+            host.until(
+                &format!(
+                    "m=$(xl list one | awk 'NR == 2 {{print $3}}'); echo $m; [ $m -ge {least} ] && [ $m -le {most} ]"
+                ),
+                60,
+            )?;
+        }
+        let after: u32 = host.run(free, 20)?.parse()?;
+        ensure!(after < before, "{before} MiB were free, now {after}");
+        host.refuses("xl mem-set one 500", &["maximum of 160 MiB"])?;
+        host.run("xl mem-set one 128", 30)?;
+        host.until("[ $(xl list one | awk 'NR == 2 {print $3}') -le 130 ]", 60)?;
+        Ok(format!("{} MiB", memory(host, "one")?))
+    });
+    report.check(&format!("{group}/mem-max"), || {
+        // The guest asks for what it was promised, and gets no more than it may have.
+        host.run("xl mem-max one 132; xenstore write /local/domain/$(xl domid one)/memory/target 163840; sleep 3", 30)?;
+        let got = memory(host, "one")?;
+        ensure!(got <= 134, "the guest has {got} MiB");
+        host.run("xl mem-max one 160; xl mem-set one 128; ping -c 1 -w 5 10.0.2.21", 30)?;
+        Ok(format!("{got} MiB"))
+    });
+    report.check(&format!("{group}/vcpu-set"), || {
+        for count in [1, 2] {
+            host.run(&format!("xl vcpu-set one {count}"), 30)?;
+            host.inside("one", |guest| {
+                guest.run(&format!("i=0; until [ $(nproc) = {count} ] || [ $i = 50 ]; do sleep 0.2; i=$((i + 1)); done; [ $(nproc) = {count} ]"), 60)
+            })?;
+        }
+        host.refuses("xl vcpu-set one 9", &["the domain has 2"])?;
+        host.run("xl vcpu-list one | wc -l", 30)
+    });
+    report.check(&format!("{group}/block-hotplug"), || {
+        host.run("truncate -s 24M /tmp/hot.img", 20)?;
+        host.run("xl block-attach one /tmp/hot.img,raw,xvdb,rw", 60)?;
+        host.refuses(
+            "xl block-attach one /tmp/hot.img,raw,xvdb,rw",
+            &["has this device already"],
+        )?;
+        let said = host.inside("one", |guest| {
+            guest.run(
+                "i=0; until [ -b /dev/xvdb ] || [ $i = 50 ]; do sleep 0.2; i=$((i + 1)); done",
+                60,
+            )?;
+            guest.run("agent disk /dev/xvdb 16 2", 120)
+        })?;
+        // Somebody in the guest still has it open for a while.
+        host.inside("one", |guest| guest.run("sleep 4 </dev/xvdb & true", 20))?;
+        host.run("xl block-detach one xvdb", 90)?;
+        host.inside("one", |guest| guest.run("[ ! -e /dev/xvdb ]", 20))?;
+        host.until(
+            "! grep -q hot.img /sys/block/loop*/loop/backing_file 2>/dev/null",
+            20,
+        )?;
+        Ok(said)
+    });
+    report.check(&format!("{group}/network-hotplug"), || {
+        host.run("xl network-attach one bridge=xenbr0 mac=00:16:3e:00:00:77", 60)?;
+        host.inside("one", |guest| {
+            guest.run("i=0; until [ -e /sys/class/net/eth1 ] || [ $i = 50 ]; do sleep 0.2; i=$((i + 1)); done; ip link set eth1 up && ip address add 10.0.2.121/32 dev eth1", 60)?;
+            guest.run("ping -I eth1 10.0.2.15 >/dev/null 2>&1 & true", 20)
+        })?;
+        host.run("sleep 1; xl network-detach one 00:16:3e:00:00:77", 60)?;
+        host.inside("one", |guest| {
+            guest.run("kill $(pidof ping); [ ! -e /sys/class/net/eth1 ]", 20)
+        })?;
+        host.refuses("xl network-detach one 7", &["Unknown device"])?;
+        host.run("ping -c 1 -w 5 10.0.2.21; xl network-list one | wc -l", 30)
+            .map(|_| String::new())
+    });
+}
+
+/// The guest `one` reboots, crashes, and is destroyed.
+pub(super) fn endings(host: &mut Host, report: &mut Report, group: &str) {
+    report.check(&format!("{group}/reboot"), || {
+        let before = host.domid("one")?;
+        host.forget("one")?;
+        host.run("xl reboot one", 30)?;
+        host.is_up("one", 120)?;
+        let now = host.domid("one")?;
+        ensure!(now > before, "it is still domain {now}");
+        Ok(format!("domain {before}, then {now}"))
+    });
+    report.check(&format!("{group}/crash"), || {
+        host.run("xl sysrq one c", 30)?;
+        host.until("xl list one | awk 'NR == 2 {print $5}' | grep c", 60)
+    });
+    report.check(&format!("{group}/destroy"), || {
+        host.run("xl destroy one", 60)?;
+        host.refuses("xl domid one", &["one"])?;
+        Ok("")
+    });
+    report.check(&format!("{group}/on-crash"), || {
+        let more = "on_crash = \"destroy\"";
+        let text = config("crash", Linux::V6_12, 22, more).replace("quiet", "quiet guest.crash");
+        host.write("/etc/xen/crash.cfg", &text)?;
+        host.run("xl create /etc/xen/crash.cfg", 120)?;
+        host.until("! xl domid crash >/dev/null 2>&1", 120)?;
+        host.run("grep -o 'has stopped: crash' /var/log/xen/xl-crash.log", 20)
+    });
+}

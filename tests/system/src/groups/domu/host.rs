@@ -1,0 +1,271 @@
+//! A dom0 that serves guests: its daemons, `xl`, guests' consoles, and a count of all that
+//! guests may leave behind.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use harness::{Card, Machine};
+
+use crate::env::{Dom0, Env};
+use crate::groups::boots::BOOT;
+use crate::userland::Userland;
+
+/// dom0's address; 2 is the host's, where QEMU has a card to the outside.
+pub(super) const ADDRESS: &str = "10.0.2.15";
+
+/// Starts both daemons; `{bridge}` is made as the README's dom0 makes it.
+const SET_UP: &[&str] = &[
+    "export PATH=/bin:/usr/sbin; mkdir -p /run /var/log/xen /var/lib/xen /mnt",
+    "ip link add xenbr0 type bridge && ip link set xenbr0 up && ip address add 10.0.2.15/24 dev xenbr0",
+    "for c in /sys/class/net/e*; do [ -e $c ] && ip link set ${c##*/} master xenbr0 up; done; true",
+    "store() { setsid xenstored --init-dom0 </dev/null >>/var/log/xen/xenstored.log 2>&1 & }",
+    "consoles() { setsid xenconsoled </dev/null >>/var/log/xen/xenconsoled.log 2>&1 & }",
+    "store; i=0; until xl list >/dev/null 2>&1 || [ $i -gt 100 ]; do sleep 0.1; i=$((i + 1)); done",
+    "consoles; xl list",
+];
+
+/// dom0 with a toolstack.
+pub(super) struct Host {
+    pub(super) userland: Userland,
+}
+
+/// What guests may leave behind: two of these must be equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Census {
+    /// Names by `xl list`.
+    domains: String,
+    /// Frames that the hypervisor's allocator has.
+    free: u64,
+    /// Frames of the hypervisor's own.
+    hypervisor: u64,
+    /// Event channels of dom0, and what it maps of others' grants.
+    ports: usize,
+    mappings: String,
+    /// Nodes of the store.
+    nodes: String,
+    /// Loop devices, interfaces and processes in dom0.
+    loops: String,
+    interfaces: String,
+    processes: String,
+    /// Files of stored configurations.
+    files: String,
+}
+
+impl std::fmt::Display for Census {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} frames free, {} of the hypervisor, {} ports, {}, {} nodes",
+            self.free, self.hypervisor, self.ports, self.mappings, self.nodes
+        )
+    }
+}
+
+impl Host {
+    /// Boots dom0 and starts the toolstack.
+    pub(super) fn start(
+        env: &Env,
+        group: &str,
+        name: &str,
+        machine: Machine,
+        dom0: &Dom0,
+    ) -> Result<Self> {
+        let has_card = machine.emulator == harness::Emulator::Qemu;
+        let mut boot = env.dom0(group, name, machine, dom0)?;
+        if has_card {
+            boot.cards.push(Card {
+                model: "virtio-net-pci".into(),
+                properties: String::new(),
+            });
+        }
+        let mut host = Self {
+            userland: Userland::boot(env, &boot, BOOT)?,
+        };
+        for command in SET_UP {
+            host.run(command, 60)?;
+        }
+        Ok(host)
+    }
+
+    /// Runs a command that must succeed; returns its output.
+    pub(super) fn run(&mut self, command: &str, seconds: u64) -> Result<String> {
+        self.userland.run(command, seconds)
+    }
+
+    /// Runs a command that must fail and say `words`.
+    pub(super) fn refuses(&mut self, command: &str, words: &[&str]) -> Result<()> {
+        let timeout = self.userland.session.machine().seconds(60);
+        let (said, status) = self.userland.session.console.shell(command, timeout)?;
+        ensure!(status != 0, "{command}: it went well: {}", said.trim());
+        ensure!(
+            status < 64,
+            "{command}: status {status}, as of a crash: {}",
+            said.trim()
+        );
+        for word in words {
+            ensure!(
+                said.contains(word),
+                "{command}: said nothing of '{word}': {}",
+                said.trim()
+            );
+        }
+        Ok(())
+    }
+
+    /// Writes a file.
+    pub(super) fn write(&mut self, path: &str, content: &str) -> Result<()> {
+        let content = content.replace('\'', "'\\''");
+        self.run(&format!("printf '%s\\n' '{content}' >{path}"), 20)?;
+        Ok(())
+    }
+
+    /// Repeats a command until it succeeds.
+    pub(super) fn until(&mut self, command: &str, seconds: u64) -> Result<String> {
+        let end = Instant::now() + self.userland.session.machine().seconds(seconds);
+        loop {
+            let timeout = self.userland.session.machine().seconds(30);
+            let (said, status) = self.userland.session.console.shell(command, timeout)?;
+            if status == 0 {
+                return Ok(said.trim().to_owned());
+            }
+            if Instant::now() >= end {
+                bail!(
+                    "{command}: not within {seconds} s: {}\n{}",
+                    said.trim(),
+                    self.userland.session.evidence()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    /// A guest's number.
+    pub(super) fn domid(&mut self, name: &str) -> Result<u32> {
+        let text = self.run(&format!("xl domid {name}"), 20)?;
+        text.parse().with_context(|| format!("xl domid: {text}"))
+    }
+
+    /// Waits until a guest has said on its console, after `from` bytes of its log, that it is up.
+    pub(super) fn is_up(&mut self, name: &str, seconds: u64) -> Result<String> {
+        self.until(
+            &format!("grep -a GUEST: /var/log/xen/console/guest-{name}.log | tail -1 | grep GUEST"),
+            seconds,
+        )
+    }
+
+    /// Forgets what a guest's console has said.
+    pub(super) fn forget(&mut self, name: &str) -> Result<()> {
+        self.run(
+            &format!("f=/var/log/xen/console/guest-{name}.log; [ ! -e $f ] || : >$f"),
+            20,
+        )?;
+        Ok(())
+    }
+
+    /// Attaches to a guest's console, lets `f` talk to its shell, and leaves it.
+    pub(super) fn inside<T>(
+        &mut self,
+        name: &str,
+        f: impl FnOnce(&mut Guest<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let timeout = self.userland.session.machine().seconds(30);
+        let console = &mut self.userland.session.console;
+        console.send(&format!("xl console {name}\n"))?;
+        console.send("\n")?;
+        let begun = console
+            .expect(&["guest# "], timeout)
+            .and_then(|_| console.shell("stty -echo; PS1=; dmesg -n 1", timeout));
+        let said = begun.and_then(|_| {
+            f(&mut Guest {
+                userland: &mut self.userland,
+            })
+        });
+        let evidence = match &said {
+            Ok(_) => String::new(),
+            Err(_) => format!("\n{}", self.userland.session.evidence()),
+        };
+        let console = &mut self.userland.session.console;
+        console.send("PS1='guest# '\n")?;
+        std::thread::sleep(Duration::from_millis(300));
+        console.send("\x1d")?;
+        std::thread::sleep(Duration::from_millis(300));
+        console.send("\n")?;
+        console.shell("true", timeout)?;
+        said.with_context(|| format!("in guest {name}{evidence}"))
+    }
+
+    /// Counts.
+    pub(super) fn census(&mut self) -> Result<Census> {
+        let report = self.run(
+            "xl debug-keys meg; xl dmesg | awk '/Physical memory:/ {t = \"\"} {t = t $0 \"\\n\"} END {printf \"%s\", t}'",
+            30,
+        )?;
+        let line = |words: &str| {
+            report
+                .lines()
+                .find(|line| line.contains(words))
+                .with_context(|| format!("no '{words}' in {report}"))
+        };
+        let number = |words: &str, before: &str| -> Result<u64> {
+            let line = line(words)?;
+            let text = line.split(before).next().unwrap_or_default();
+            let text = text.split_whitespace().last().unwrap_or_default();
+            text.parse().with_context(|| format!("{before} in {line}"))
+        };
+        let ports = report
+            .lines()
+            .skip_while(|line| !line.contains("port [pending"))
+            .filter(|line| line.contains('['))
+            .count();
+        let mappings = line("frames of its grant table")?;
+        let mappings = mappings.rsplit("; ").next().unwrap_or_default().to_owned();
+        let free = number("in the allocator", " free")?;
+        let hypervisor = number("hypervisor: ", " frames")?;
+        let mut ask = |command: &str| self.run(command, 30);
+        Ok(Census {
+            free,
+            hypervisor,
+            ports,
+            mappings,
+            domains: ask("xl list | awk 'NR > 1 {print $1}'")?,
+            nodes: ask("xenstore ls | wc -l")?,
+            loops: ask("cat /sys/block/loop*/loop/backing_file 2>/dev/null; true")?,
+            interfaces: ask("ls /sys/class/net")?,
+            processes: ask(
+                "for p in /proc/[0-9]*/exe; do readlink $p; done | grep /usr/ | sort | uniq -c",
+            )?,
+            files: ask("ls /var/lib/xen")?,
+        })
+    }
+
+    /// Everything is as it was; what goes a little later is waited for.
+    pub(super) fn same(&mut self, before: &Census) -> Result<()> {
+        let end = Instant::now() + self.userland.session.machine().seconds(20);
+        loop {
+            let now = self.census()?;
+            if now == *before {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                let nodes = self.run(
+                    "xenstore ls -f | grep -v ^/local/domain/0/[dm]; xl list",
+                    30,
+                )?;
+                bail!("left behind: {now:#?}\nbefore: {before:#?}\n{nodes}");
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+}
+
+/// A guest's shell.
+pub(super) struct Guest<'a> {
+    userland: &'a mut Userland,
+}
+
+impl Guest<'_> {
+    /// Runs a command that must succeed; returns its output.
+    pub(super) fn run(&mut self, command: &str, seconds: u64) -> Result<String> {
+        self.userland.run(command, seconds)
+    }
+}

@@ -1,0 +1,100 @@
+//! A guest works: its disk and its network card, checked from both sides.
+
+use anyhow::{Result, ensure};
+use harness::Report;
+use harness::netserver::NetServer;
+
+use super::config;
+use super::host::{ADDRESS, Host};
+use crate::env::Linux;
+
+/// Prints the checksum of a file alone.
+fn sum_of(path: &str) -> String {
+    format!("sha256sum <{path} | cut -c1-64")
+}
+
+/// Starts the guest `one`, with 2 vCPUs, a disk and a card, and lets it work. `mib` go each
+/// way over its card.
+pub(super) fn everything(
+    host: &mut Host,
+    report: &mut Report,
+    group: &str,
+    linux: Linux,
+    mib: u64,
+) -> Result<()> {
+    let mut sum = String::new();
+    report.check(&format!("{group}/work-create"), || {
+        host.run("truncate -s 48M /tmp/one.img && mke2fs -F /tmp/one.img", 60)?;
+        host.run("mount -o loop /tmp/one.img /mnt", 60)?;
+        host.run("dd if=/dev/urandom of=/mnt/from-dom0 bs=1M count=8", 60)?;
+        sum = host.run(&format!("{}; umount /mnt", sum_of("/mnt/from-dom0")), 60)?;
+        let more = "vcpus = 2\nmaxmem = 160\ndisk = [\"/tmp/one.img,raw,xvda,rw\"]\non_crash = \"preserve\"";
+        host.write("/etc/xen/one.cfg", &config("one", linux, 21, more))?;
+        host.forget("one")?;
+        host.run("xl create /etc/xen/one.cfg", 120)?;
+        let hello = host.is_up("one", 120)?;
+        ensure!(hello.contains("2 CPUs"), "{hello}");
+        Ok(hello)
+    });
+    report.check(&format!("{group}/disk"), || {
+        let (theirs, written) = host.inside("one", |guest| {
+            guest.run("mount -t ext4 /dev/xvda /mnt", 60)?;
+            let theirs = guest.run(&sum_of("/mnt/from-dom0"), 60)?;
+            guest.run(
+                "rm /mnt/from-dom0; dd if=/dev/urandom of=/mnt/from-guest bs=1M count=24",
+                120,
+            )?;
+            let written = guest.run(&sum_of("/mnt/from-guest"), 60)?;
+            guest.run("umount /mnt", 60)?;
+            Ok((theirs, written))
+        })?;
+        ensure!(theirs == sum, "the guest read {theirs}, dom0 wrote {sum}");
+        let seen = host.run(
+            &format!(
+                "mount -o loop,ro /tmp/one.img /mnt && {}; umount /mnt",
+                sum_of("/mnt/from-guest")
+            ),
+            60,
+        )?;
+        ensure!(
+            seen == written,
+            "dom0 read {seen}, the guest wrote {written}"
+        );
+        Ok("8 MiB in, 24 MiB out")
+    });
+    network(host, report, group, mib)
+}
+
+fn network(host: &mut Host, report: &mut Report, group: &str, mib: u64) -> Result<()> {
+    let server = NetServer::start()?;
+    let bytes = mib << 20;
+    report.check(&format!("{group}/ping"), || {
+        host.until("ping -c 1 -w 2 10.0.2.21", 30)?;
+        let said = host.run("ping -c 3 -w 10 10.0.2.21", 60)?;
+        let back = host.inside("one", |guest| {
+            guest.run(&format!("ping -c 3 -w 10 {ADDRESS}"), 60)
+        })?;
+        for said in [&said, &back] {
+            ensure!(said.contains(" 0% packet loss"), "{said}");
+        }
+        Ok(said.lines().last().unwrap_or_default().to_owned())
+    });
+    let outside = format!("10.0.2.2:{}", server.port());
+    for (name, address) in [("dom0", format!("{ADDRESS}:7000")), ("outside", outside)] {
+        report.check(&format!("{group}/tcp-{name}"), || {
+            host.run(
+                "pidof agent >/dev/null || setsid agent serve 0.0.0.0:7000 >/tmp/serve.log 2>&1",
+                20,
+            )?;
+            host.inside("one", |guest| {
+                let out = guest.run(&format!("agent send {address} {bytes} 3"), 200)?;
+                let back = guest.run(&format!("agent receive {address} {bytes} 4"), 200)?;
+                Ok(format!("{out}, {back}"))
+            })
+        });
+    }
+    report.check(&format!("{group}/tcp-end"), || {
+        host.run("kill $(pidof agent)", 20)
+    });
+    Ok(())
+}
