@@ -13,6 +13,8 @@ use crate::userland::STALE_CODE;
 /// Until the prompt: the root disk is made on first use, from the network.
 const PROMPT: Duration = Duration::from_secs(900);
 const ANSWER: Duration = Duration::from_secs(60);
+/// From `xl create` to the guest's word.
+const GUEST: Duration = Duration::from_secs(180);
 
 pub(crate) fn run(env: &Env, report: &mut Report) -> Result<()> {
     let mut user = None;
@@ -39,6 +41,20 @@ pub(crate) fn run(env: &Env, report: &mut Report) -> Result<()> {
             bail!("no xen in {said}");
         }
         Ok(String::new())
+    });
+    report.check("run/guest", || {
+        let start = Instant::now();
+        user.say("xl create /etc/xen/tiny.cfg; log=/var/log/xen/console/guest-tiny.log\n")?;
+        user.say("for i in {1..150}; do grep -q 'tiny: Linux' $log && break; sleep 1; done\n")?;
+        user.say("echo the guest says $(grep -ao 'up after [0-9.]* s' $log)\n")?;
+        user.expect("the guest says up after", GUEST)?;
+        let remark = format!(
+            "up {:.0} s after 'xl create'",
+            start.elapsed().as_secs_f32()
+        );
+        user.say("xl shutdown -w tiny; sleep 2; xl domid tiny || echo gone with $((6 * 7))\n")?;
+        user.expect("gone with 42", ANSWER)?;
+        Ok(remark)
     });
     report.check("run/poweroff", || {
         user.say("exit\n")?;
