@@ -63,14 +63,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the daemon: its socket, else the kernel's device.
+    /// Connects to the daemon: its socket, else the kernel's device. A socket where nobody
+    /// listens is the daemon's of this domain, which is gone: the kernel would wait for it.
     ///
     /// # Errors
     /// When neither is there; the error is the socket's.
     pub fn open() -> Result<Self> {
         let socket = std::env::var(SOCKET_VARIABLE);
-        let failure = match Self::connect(Path::new(socket.as_deref().unwrap_or(SOCKET))) {
+        let socket = Path::new(socket.as_deref().unwrap_or(SOCKET));
+        let failure = match Self::connect(socket) {
             Ok(client) => return Ok(client),
+            Err(failure) if socket.exists() => return Err(failure),
             Err(failure) => failure,
         };
         for device in DEVICES {

@@ -52,7 +52,7 @@ pub(crate) fn run(env: &Env, report: &mut Report) -> Result<()> {
             "up {:.0} s after 'xl create'",
             start.elapsed().as_secs_f32()
         );
-        user.say("xl shutdown -w tiny; sleep 2; xl domid tiny || echo gone with $((6 * 7))\n")?;
+        user.say("xl shutdown -w tiny; while xl domid tiny; do sleep 1; done; echo gone with $((6 * 7))\n")?;
         user.expect("gone with 42", ANSWER)?;
         Ok(remark)
     });

@@ -14,7 +14,7 @@ fn memory(host: &mut Host, name: &str) -> Result<u32> {
 }
 
 /// Changes the guest `one`, which runs.
-pub(super) fn everything(host: &mut Host, report: &mut Report, group: &str) {
+pub(super) fn memory_and_devices(host: &mut Host, report: &mut Report, group: &str) {
     report.check(&format!("{group}/mem-set"), || {
         let free = "xl info free_memory";
         let before: u32 = host.run(free, 20)?.parse()?;
@@ -41,20 +41,6 @@ pub(super) fn everything(host: &mut Host, report: &mut Report, group: &str) {
         ensure!(got <= 134, "the guest has {got} MiB");
         host.run("xl mem-max one 160; xl mem-set one 128; ping -c 1 -w 5 10.0.2.21", 30)?;
         Ok(format!("{got} MiB"))
-    });
-    report.check(&format!("{group}/vcpu-set"), || {
-        for count in [1, 2] {
-            host.run(&format!("xl vcpu-set one {count}"), 30)?;
-            // A CPU that comes back is brought up by udev elsewhere.
-            let online = "/sys/devices/system/cpu/cpu1/online";
-            let command = format!(
-                "i=0; until [ $(nproc) = {count} ]; do i=$((i + 1)); [ $i -le 50 ] || break; \
-                 [ {count} = 1 ] || echo 1 >{online}; sleep 0.2; done 2>/dev/null; [ $(nproc) = {count} ]"
-            );
-            host.inside("one", |guest| guest.run(&command, 60))?;
-        }
-        host.refuses("xl vcpu-set one 9", &["the domain has 2"])?;
-        host.run("xl vcpu-list one | wc -l", 30)
     });
     report.check(&format!("{group}/block-hotplug"), || {
         host.run("truncate -s 24M /tmp/hot.img", 20)?;
@@ -96,7 +82,38 @@ pub(super) fn everything(host: &mut Host, report: &mut Report, group: &str) {
     });
 }
 
-/// The guest `one` reboots, crashes, and is destroyed.
+/// Takes a vCPU of the guest `one` away and gives it back.
+pub(super) fn vcpus(host: &mut Host, report: &mut Report, group: &str) {
+    report.check(&format!("{group}/vcpu-set"), || {
+        for count in [1, 2] {
+            host.run(&format!("xl vcpu-set one {count}"), 30)?;
+            // A CPU that comes back is brought up by udev elsewhere.
+            let online = "/sys/devices/system/cpu/cpu1/online";
+            let command = format!(
+                "i=0; until [ $(nproc) = {count} ]; do i=$((i + 1)); [ $i -le 50 ] || break; \
+                 [ {count} = 1 ] || echo 1 >{online}; sleep 0.2; done 2>/dev/null; [ $(nproc) = {count} ]"
+            );
+            host.inside("one", |guest| guest.run(&command, 60))?;
+        }
+        host.refuses("xl vcpu-set one 9", &["the domain has 2"])?;
+        host.run("xl vcpu-list one | wc -l", 30)
+    });
+}
+
+/// The guest `one`, started again, crashes and is preserved, as it wishes, then destroyed.
+pub(super) fn crash(host: &mut Host, report: &mut Report, group: &str) {
+    report.check(&format!("{group}/crash"), || {
+        host.forget("one")?;
+        host.run("xl create -q /etc/xen/one.cfg", 120)?;
+        host.is_up("one", 120)?;
+        host.run("xl sysrq one c", 30)?;
+        let state = host.until("xl list one | awk 'NR == 2 {print $5}' | grep c", 60)?;
+        host.run("xl destroy one", 60)?;
+        Ok(state)
+    });
+}
+
+/// The guest `one` reboots and is destroyed; another one crashes.
 pub(super) fn endings(host: &mut Host, report: &mut Report, group: &str) {
     report.check(&format!("{group}/reboot"), || {
         let before = host.domid("one")?;
@@ -106,10 +123,6 @@ pub(super) fn endings(host: &mut Host, report: &mut Report, group: &str) {
         let now = host.domid("one")?;
         ensure!(now > before, "it is still domain {now}");
         Ok(format!("domain {before}, then {now}"))
-    });
-    report.check(&format!("{group}/crash"), || {
-        host.run("xl sysrq one c", 30)?;
-        host.until("xl list one | awk 'NR == 2 {print $5}' | grep c", 60)
     });
     report.check(&format!("{group}/destroy"), || {
         host.run("xl destroy one", 60)?;

@@ -107,17 +107,11 @@ pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
         return Ok(());
     };
     life(&mut host, report, "domu");
-    let before = host.census()?;
     work::everything(&mut host, report, "domu", Linux::V6_12, 8)?;
-    change::everything(&mut host, report, "domu");
+    change::memory_and_devices(&mut host, report, "domu");
     change::endings(&mut host, report, "domu");
-    report.check("domu/nothing-left", || {
-        host.same_but_for_growth(&before)?;
-        Ok(before.to_string())
-    });
     cycles(&mut host, report, "domu", 5);
     fault::refusals(&mut host, report, "domu");
-    fault::kills(&mut host, report, "domu");
     finish(host, report, "domu");
     Ok(())
 }
@@ -146,12 +140,21 @@ pub(crate) fn svm_long(env: &Env, report: &mut Report) -> Result<()> {
     let Some(mut host) = dom0(env, report, "domu-long", machine, &settings) else {
         return Ok(());
     };
+    life(&mut host, report, "domu-long");
+    let before = host.census()?;
     for linux in [Linux::V6_12, Linux::V6_1] {
         let group = format!("domu-long/{}", linux.version());
         work::everything(&mut host, report, &group, linux, 64)?;
-        change::everything(&mut host, report, &group);
+        change::memory_and_devices(&mut host, report, &group);
+        change::vcpus(&mut host, report, &group);
         change::endings(&mut host, report, &group);
+        change::crash(&mut host, report, &group);
     }
+    report.check("domu-long/nothing-left", || {
+        host.same_but_for_growth(&before)?;
+        Ok(before.to_string())
+    });
+    fault::kills(&mut host, report, "domu-long");
     cycles(&mut host, report, "domu-long", 200);
     finish(host, report, "domu-long");
     Ok(())
