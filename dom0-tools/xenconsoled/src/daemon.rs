@@ -1,6 +1,6 @@
 //! The loop over rings, ptys, log files and xenstore.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -142,6 +142,8 @@ pub struct Daemon {
     store: Client,
     logs: Option<Logs>,
     consoles: BTreeMap<DomId, Console>,
+    /// Domains whose part of the store about the console is watched.
+    watched: BTreeSet<DomId>,
 }
 
 fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
@@ -161,6 +163,7 @@ impl Daemon {
             store: watching_store().map_err(other)?,
             logs,
             consoles: BTreeMap::new(),
+            watched: BTreeSet::new(),
         })
     }
 
@@ -209,13 +212,21 @@ impl Daemon {
             .filter(|info| !info.is_dying() && info.domain() != DomId(0))
             .map(xencall::DomainInfo::domain)
             .collect();
-        let known: Vec<DomId> = self.consoles.keys().copied().collect();
+        let known: Vec<DomId> = self.watched.iter().copied().collect();
         for domain in known {
             if !alive.contains(&domain) {
                 self.disconnect(domain);
+                self.watched.remove(&domain);
+                // The store may have dropped it with the domain.
+                let _ = self.store.unwatch(&console_of(domain), TOKEN);
             }
         }
         for domain in alive {
+            // libxl introduces a domain first and describes its console then.
+            if self.watched.insert(domain) {
+                let watched = self.store.watch(&console_of(domain), TOKEN);
+                watched.map_err(other)?;
+            }
             if let Err(error) = self.connect(domain) {
                 eprintln!("xenconsoled: console of domain {}: {error}", domain.0);
             }
@@ -228,9 +239,6 @@ impl Daemon {
             console.take(domain);
             // It fails only for a port that is not ours.
             let _ = self.evtchn.unbind(console.port);
-            let path = format!("{}/console", of_domain(domain));
-            // There may be no such watch.
-            let _ = self.store.unwatch(&path, TOKEN);
         }
     }
 
@@ -240,7 +248,7 @@ impl Daemon {
     }
 
     fn connect(&mut self, domain: DomId) -> io::Result<()> {
-        let base = format!("{}/console", of_domain(domain));
+        let base = console_of(domain);
         let kind = self
             .store
             .try_read(&format!("{base}/type"))
@@ -382,4 +390,9 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+/// Where the store describes a domain's console.
+fn console_of(domain: DomId) -> String {
+    format!("{}/console", of_domain(domain))
 }

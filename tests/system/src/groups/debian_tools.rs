@@ -43,7 +43,7 @@ impl Daemons {
                  XENSTORED=/usr/lib/xen-4.20/bin/xenstored /etc/init.d/xen start"
             }
             Self::Radon => {
-                "cd /opt/radon/usr/sbin; \
+                "mkdir -p /run/xen; cd /opt/radon/usr/sbin; \
                  (setsid ./xenstored --init-dom0 </dev/null >/var/log/xen/xenstored.log 2>&1 &); \
                  for i in 1 2 3 4 5 6 7 8 9; do [ -S /run/xenstored/socket ] || sleep 1; done; \
                  (setsid ./xenconsoled </dev/null >/var/log/xen/xenconsoled.log 2>&1 &); cd"
