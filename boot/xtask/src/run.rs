@@ -44,6 +44,17 @@ fn parse(arguments: &[String]) -> Result<Wishes> {
     Ok(wishes)
 }
 
+/// The hypervisor's options. Half of the machine (`memory` in MiB) is for guests, if not told
+/// otherwise: what dom0 has at its start it keeps.
+fn options(wished: &[String], memory: u32) -> String {
+    let mut options = vec!["console=com1".to_owned()];
+    if !wished.iter().any(|word| word.starts_with("dom0_mem=")) {
+        options.push(format!("dom0_mem={}M", memory / 2));
+    }
+    options.extend_from_slice(wished);
+    options.join(" ")
+}
+
 /// Builds what is missing, says what was picked, and hands the terminal over.
 pub(crate) fn run(layout: &Layout, arguments: &[String]) -> Result<()> {
     let start = Instant::now();
@@ -75,9 +86,7 @@ pub(crate) fn run(layout: &Layout, arguments: &[String]) -> Result<()> {
         kernel.vmlinux()
     };
     let modules = vec![(image, "console=hvc0".to_owned()), (initrd, String::new())];
-    let options = format!("console=com1 {}", wishes.options.join(" "))
-        .trim()
-        .to_owned();
+    let options = options(&wishes.options, machine.memory);
     let begin = if wishes.native {
         let (kernel, initrd) = (modules[0].0.clone(), modules[1].0.clone());
         Start::Native {
@@ -135,4 +144,19 @@ pub(crate) fn run(layout: &Layout, arguments: &[String]) -> Result<()> {
     ));
     command.stdin(Stdio::inherit());
     step::run(&mut command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::options;
+
+    #[test]
+    fn half_of_the_machine_is_for_guests() {
+        assert_eq!(options(&[], 2048), "console=com1 dom0_mem=1024M");
+        let wished = ["loglvl=all".to_owned(), "dom0_mem=512M".to_owned()];
+        assert_eq!(
+            options(&wished, 2048),
+            "console=com1 loglvl=all dom0_mem=512M"
+        );
+    }
 }

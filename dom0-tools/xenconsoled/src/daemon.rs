@@ -290,11 +290,24 @@ impl Daemon {
             is_throttled: false,
         };
         self.consoles.insert(domain, console);
-        self.store
-            .write_string(&format!("{base}/tty"), &tty)
-            .map_err(other)?;
-        self.serve(domain);
+        if self.publish(&base, &tty).map_err(other)? {
+            self.serve(domain);
+        } else {
+            self.disconnect(domain);
+        }
         Ok(())
+    }
+
+    /// Names the terminal; `false` when there is no such console any more. A toolstack that
+    /// has given up has removed the folder, and writing must not bring it back.
+    fn publish(&mut self, base: &str, tty: &str) -> xenstore::Result<bool> {
+        self.store.transaction(|store| {
+            let is_there = store.try_read(&format!("{base}/ring-ref"))?.is_some();
+            if is_there {
+                store.write_string(&format!("{base}/tty"), tty)?;
+            }
+            Ok(is_there)
+        })
     }
 
     fn log(&mut self, domain: DomId) -> Option<LogFile> {
