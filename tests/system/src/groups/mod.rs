@@ -104,7 +104,12 @@ pub(crate) const GROUPS: &[Group] = &[
         "the README's first command: dom0's shell",
         command::run,
     ),
-    short(
+    long(
+        "run-guest",
+        "the same, and a guest by xl create",
+        command::run_guest,
+    ),
+    long(
         "domu",
         "SVM: guests by xl create: disk, network, life cycle, hot plug, faults",
         domu::svm,
