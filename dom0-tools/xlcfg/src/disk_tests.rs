@@ -40,11 +40,11 @@ fn the_manuals_equivalent_forms_are_equal() {
             "vg/guest-volume,,hda",
         ],
         &[
-            "/root/image.iso,,hdc,cdrom",
-            "/root/image.iso,,hdc,,cdrom",
-            "/root/image.iso,raw,hdc,devtype=cdrom",
-            "format=raw, vdev=hdc, access=ro, devtype=cdrom, target=/root/image.iso",
-            "raw:/root/image.iso,hdc:cdrom,ro",
+            "/srv/image.iso,,hdc,cdrom",
+            "/srv/image.iso,,hdc,,cdrom",
+            "/srv/image.iso,raw,hdc,devtype=cdrom",
+            "format=raw, vdev=hdc, access=ro, devtype=cdrom, target=/srv/image.iso",
+            "raw:/srv/image.iso,hdc:cdrom,ro",
         ],
         &[
             ",empty,hdc,cdrom",
