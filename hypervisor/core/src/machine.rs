@@ -63,6 +63,44 @@ pub trait FrameMem {
     fn copy_frame(&self, to: Mfn, from: Mfn);
 }
 
+/// The body of a [`FrameMem`] that hands every operation on, those with a default too: a machine
+/// must not lose the short way that its memory has.
+#[macro_export]
+macro_rules! frame_mem_by {
+    (|$machine:pat_param| $memory:expr) => {
+        $crate::frame_mem_by! { @ |$machine| $memory;
+            fn load8(at: ::xen_abi::Maddr) -> u8;
+            fn store8(at: ::xen_abi::Maddr, v: u8);
+            fn swap8(at: ::xen_abi::Maddr, v: u8) -> u8;
+            fn load32(at: ::xen_abi::Maddr) -> u32;
+            fn store32(at: ::xen_abi::Maddr, v: u32);
+            fn cmpxchg32(at: ::xen_abi::Maddr, old: u32, new: u32) -> Result<u32, u32>;
+            fn fetch_or32(at: ::xen_abi::Maddr, v: u32) -> u32;
+            fn fetch_and32(at: ::xen_abi::Maddr, v: u32) -> u32;
+            fn load64(at: ::xen_abi::Maddr) -> u64;
+            fn store64(at: ::xen_abi::Maddr, v: u64);
+            fn cmpxchg64(at: ::xen_abi::Maddr, old: u64, new: u64) -> Result<u64, u64>;
+            fn fetch_or64(at: ::xen_abi::Maddr, v: u64) -> u64;
+            fn fetch_and64(at: ::xen_abi::Maddr, v: u64) -> u64;
+            fn copy_from(at: ::xen_abi::Maddr, to: &mut [u8]);
+            fn copy_to(at: ::xen_abi::Maddr, from: &[u8]);
+            fn copy(to: ::xen_abi::Maddr, from: ::xen_abi::Maddr, len: usize);
+            fn zero_frame(mfn: ::xen_abi::Mfn);
+            fn copy_frame(to: ::xen_abi::Mfn, from: ::xen_abi::Mfn);
+        }
+    };
+    (@ |$machine:pat_param| $memory:expr;
+        $(fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {
+        $(
+            #[inline]
+            fn $name(&self, $($arg: $ty),*) $(-> $ret)? {
+                let $machine = self;
+                ($memory).$name($($arg),*)
+            }
+        )*
+    };
+}
+
 /// The time base.
 pub trait Clock {
     /// Nanoseconds since the hypervisor started; same on all CPUs, never goes back.

@@ -7,7 +7,7 @@ use radon_core::hvm::backend::HvmBackend;
 use radon_core::machine::{Clock, Cpus, Fault, FrameMem, FrameSource, Machine, PinSetup, Platform};
 use radon_core::mm::FrameTable;
 use spin::mutex::TicketMutex as Mutex;
-use xen_abi::{Gsi, Maddr, Mfn, Ns, PcpuId, Vector};
+use xen_abi::{Gsi, Maddr, Ns, PcpuId, Vector};
 
 use crate::frame_mem::DirectMap;
 use crate::{apic, clock, cpu, ioapic, nmi, output, paging, percpu, serial, watchdog};
@@ -82,78 +82,7 @@ const fn is_access(at: Maddr, size: u8) -> bool {
 }
 
 impl<B: HvmBackend> FrameMem for X86<B> {
-    #[inline]
-    fn load8(&self, at: Maddr) -> u8 {
-        DirectMap.load8(at)
-    }
-    #[inline]
-    fn store8(&self, at: Maddr, v: u8) {
-        DirectMap.store8(at, v);
-    }
-    #[inline]
-    fn swap8(&self, at: Maddr, v: u8) -> u8 {
-        DirectMap.swap8(at, v)
-    }
-    #[inline]
-    fn load32(&self, at: Maddr) -> u32 {
-        DirectMap.load32(at)
-    }
-    #[inline]
-    fn store32(&self, at: Maddr, v: u32) {
-        DirectMap.store32(at, v);
-    }
-    #[inline]
-    fn cmpxchg32(&self, at: Maddr, old: u32, new: u32) -> Result<u32, u32> {
-        DirectMap.cmpxchg32(at, old, new)
-    }
-    #[inline]
-    fn fetch_or32(&self, at: Maddr, v: u32) -> u32 {
-        DirectMap.fetch_or32(at, v)
-    }
-    #[inline]
-    fn fetch_and32(&self, at: Maddr, v: u32) -> u32 {
-        DirectMap.fetch_and32(at, v)
-    }
-    #[inline]
-    fn load64(&self, at: Maddr) -> u64 {
-        DirectMap.load64(at)
-    }
-    #[inline]
-    fn store64(&self, at: Maddr, v: u64) {
-        DirectMap.store64(at, v);
-    }
-    #[inline]
-    fn cmpxchg64(&self, at: Maddr, old: u64, new: u64) -> Result<u64, u64> {
-        DirectMap.cmpxchg64(at, old, new)
-    }
-    #[inline]
-    fn fetch_or64(&self, at: Maddr, v: u64) -> u64 {
-        DirectMap.fetch_or64(at, v)
-    }
-    #[inline]
-    fn fetch_and64(&self, at: Maddr, v: u64) -> u64 {
-        DirectMap.fetch_and64(at, v)
-    }
-    #[inline]
-    fn copy_from(&self, at: Maddr, to: &mut [u8]) {
-        DirectMap.copy_from(at, to);
-    }
-    #[inline]
-    fn copy_to(&self, at: Maddr, from: &[u8]) {
-        DirectMap.copy_to(at, from);
-    }
-    #[inline]
-    fn zero_frame(&self, mfn: Mfn) {
-        DirectMap.zero_frame(mfn);
-    }
-    #[inline]
-    fn copy(&self, to: Maddr, from: Maddr, len: usize) {
-        DirectMap.copy(to, from, len);
-    }
-    #[inline]
-    fn copy_frame(&self, to: Mfn, from: Mfn) {
-        DirectMap.copy_frame(to, from);
-    }
+    radon_core::frame_mem_by!(|_| DirectMap);
 }
 
 impl<B: HvmBackend> Clock for X86<B> {

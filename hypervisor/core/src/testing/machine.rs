@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::{FakeHvm, FakeMem};
 use crate::machine::{Clock, Cpus, Fault, FrameMem, Machine, PinSetup, Platform};
 use crate::sync::{Lock, Rank};
-use xen_abi::{Gsi, Maddr, Mfn, Ns, PcpuId, Vector};
+use xen_abi::{Gsi, Maddr, Ns, PcpuId, Vector};
 
 /// Memory, a clock that tests move, and a record of the rest.
 pub struct FakeMachine {
@@ -60,32 +60,8 @@ impl FakeMachine {
     }
 }
 
-macro_rules! delegate {
-    ($(fn $name:ident(&self $(, $arg:ident: $ty:ty)*) $(-> $ret:ty)?;)*) => {
-        $(fn $name(&self $(, $arg: $ty)*) $(-> $ret)? { self.mem.$name($($arg),*) })*
-    };
-}
-
 impl FrameMem for FakeMachine {
-    delegate! {
-        fn load8(&self, at: Maddr) -> u8;
-        fn store8(&self, at: Maddr, v: u8);
-        fn swap8(&self, at: Maddr, v: u8) -> u8;
-        fn load32(&self, at: Maddr) -> u32;
-        fn store32(&self, at: Maddr, v: u32);
-        fn cmpxchg32(&self, at: Maddr, old: u32, new: u32) -> Result<u32, u32>;
-        fn fetch_or32(&self, at: Maddr, v: u32) -> u32;
-        fn fetch_and32(&self, at: Maddr, v: u32) -> u32;
-        fn load64(&self, at: Maddr) -> u64;
-        fn store64(&self, at: Maddr, v: u64);
-        fn cmpxchg64(&self, at: Maddr, old: u64, new: u64) -> Result<u64, u64>;
-        fn fetch_or64(&self, at: Maddr, v: u64) -> u64;
-        fn fetch_and64(&self, at: Maddr, v: u64) -> u64;
-        fn copy_from(&self, at: Maddr, to: &mut [u8]);
-        fn copy_to(&self, at: Maddr, from: &[u8]);
-        fn zero_frame(&self, mfn: Mfn);
-        fn copy_frame(&self, to: Mfn, from: Mfn);
-    }
+    crate::frame_mem_by!(|machine| machine.mem);
 }
 
 impl Clock for FakeMachine {
