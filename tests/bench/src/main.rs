@@ -1,12 +1,14 @@
 //! `bench [--native-only] [--no-bochs]`: figures that do not depend on the load of the host.
 //!
 //! QEMU runs with `-icount`, where one instruction is one nanosecond of virtual
-//! time, on one CPU; a plugin counts what is executed, idle time excluded. The
-//! same kernel without a hypervisor is measured beside it.
+//! time, on one CPU; a plugin counts what is executed, idle time excluded. In Bochs
+//! the TSC counts instructions. The same kernel without a hypervisor is measured beside
+//! it. Each figure stands beside Xen 4.20's and the goal; nothing fails here.
 #![forbid(unsafe_code)]
 
 mod boot;
 mod counter;
+mod goal;
 mod operations;
 
 use std::process::ExitCode;
@@ -26,11 +28,10 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let native_only = std::env::args().any(|word| word == "--native-only");
+    let no_bochs = std::env::args().any(|word| word == "--no-bochs");
     let layout = Layout::new()?;
-    boot::figures(&layout, native_only)?;
     if !native_only {
-        let no_bochs = std::env::args().any(|word| word == "--no-bochs");
         operations::figures(&layout, no_bochs)?;
     }
-    Ok(())
+    boot::figures(&layout, native_only, no_bochs)
 }

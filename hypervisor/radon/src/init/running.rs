@@ -256,5 +256,9 @@ pub(super) fn start<B: Backend>(boot: Boot, backend: B) -> ! {
     watchdog::start(hv, hpet);
     console::hand_over(hv);
     radon_core::dom0::build::start(hv, &d);
+    log::info!(
+        "Dom0 starts {} TSC ticks after entry",
+        cpu::rdtsc().wrapping_sub(clock::boot_tsc())
+    );
     radon_core::run::run_cpu(hv)
 }

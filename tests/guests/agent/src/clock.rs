@@ -1,5 +1,6 @@
 //! Time as the guest sees it.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -14,6 +15,43 @@ fn nanoseconds(clock: ClockId) -> i64 {
 
 pub(crate) fn monotonic_ns() -> i64 {
     nanoseconds(ClockId::Monotonic)
+}
+
+/// Prints the time stamp counter.
+pub(crate) fn tsc() -> Result<()> {
+    println!("tsc {};", crate::hostile::tsc());
+    Ok(())
+}
+
+/// Prints how long the first CPU ran in a second of rest, in ns: by the hypervisor's account
+/// where there is one (it holds what the hypervisor does for this vCPU), by Linux' otherwise.
+pub(crate) fn idle(seconds: u64) -> Result<()> {
+    let ran = || {
+        if Path::new("/dev/xen/privcmd").exists() {
+            crate::hostile::running_ns()
+        } else {
+            busy_ns()
+        }
+    };
+    let before = ran()?;
+    std::thread::sleep(Duration::from_secs(seconds));
+    println!("idle {};", ran()?.saturating_sub(before) / seconds.max(1));
+    Ok(())
+}
+
+/// Time since the boot that the first CPU was not idle.
+fn busy_ns() -> Result<u64> {
+    let list = std::fs::read_to_string("/proc/timer_list").context("/proc/timer_list")?;
+    let idle = idle_sleeptime(&list).context("no idle_sleeptime in /proc/timer_list")?;
+    ensure!(idle > 0, "this kernel keeps no account of its idle time");
+    Ok(u64::try_from(monotonic_ns())?.saturating_sub(idle))
+}
+
+/// The first CPU's line `.idle_sleeptime : N nsecs`.
+fn idle_sleeptime(list: &str) -> Option<u64> {
+    let line = list.lines().find(|line| line.contains(".idle_sleeptime"))?;
+    let words = line.split_once(':')?.1;
+    words.split_whitespace().next()?.parse().ok()
 }
 
 /// Answers every line of standard input with both clocks.
@@ -110,4 +148,17 @@ pub(crate) fn sleeps() -> Result<()> {
     }
     println!("sleeps at most {} us late", worst / 1000);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_cpus_idle_time_is_found() {
+        let list = "cpu: 0\n  .nohz_mode      : 2\n  .idle_sleeptime : 4711000 nsecs\n\
+                    cpu: 1\n  .idle_sleeptime : 2 nsecs\n";
+        assert_eq!(idle_sleeptime(list), Some(4_711_000));
+        assert_eq!(idle_sleeptime("  .nohz_mode : 2\n"), None);
+    }
 }

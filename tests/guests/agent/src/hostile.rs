@@ -1,7 +1,7 @@
 //! dom0 misbehaving: each attempt must end in an error for dom0, never in a
 //! fault of the hypervisor. The arguments are such that no attempt can succeed
 //! in changing anything, so that dom0 itself must survive all of them.
-// UNSAFETY: CPUID, and the ioctl that passes a hypercall on.
+// UNSAFETY: CPUID, RDTSC, and the ioctl that passes a hypercall on.
 #![expect(unsafe_code, reason = "CPUID and the privcmd ioctl have no safe form")]
 
 use std::fs::{File, OpenOptions};
@@ -64,6 +64,30 @@ impl Privcmd {
 
 const XEN_VERSION: u64 = 17;
 const VCPU_OP: u64 = 24;
+
+/// The time stamp counter.
+pub(crate) fn tsc() -> u64 {
+    // SAFETY: reads a counter that every x86-64 processor has.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+/// How long the first vCPU has run so far, in ns: its `VCPUOP_get_runstate_info`.
+pub(crate) fn running_ns() -> Result<u64> {
+    const GET_RUNSTATE_INFO: u64 = 4;
+    let privcmd = Privcmd::open()?;
+    // State, time of its entry, times of the four states: the first is running.
+    let mut info = [0u64; 6];
+    let at = std::ptr::from_mut(&mut info) as u64;
+    // SAFETY: the hypervisor writes 48 bytes there, which `info` has.
+    unsafe {
+        let arguments = [GET_RUNSTATE_INFO, 0, at, 0, 0];
+        let number = VCPU_OP;
+        ioctl(privcmd.0.as_fd(), Hypercall { number, arguments })
+            .context("VCPUOP_get_runstate_info")?;
+    }
+    // SAFETY: `info` lives. Volatile, because the ioctl is declared to change nothing.
+    Ok(unsafe { (&raw const info[2]).read_volatile() })
+}
 
 /// Hypercalls that take a pointer in the given argument after a command number.
 /// (number, commands, index of the pointer)

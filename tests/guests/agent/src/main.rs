@@ -17,6 +17,8 @@ usage: agent disk DEVICE MIB THREADS        write, read back and verify in paral
        agent serve ADDRESS:PORT             the other end of these two, until it is killed
        agent monotonic SECONDS [busy]       clocks of all CPUs never step back
        agent sleeps                         sleeps are neither short nor long
+       agent tsc                            the time stamp counter
+       agent idle SECONDS                   how long this CPU runs in a second of rest, in ns
        agent hypercalls | msrs | cpuid | ports   misbehave
        agent clocks                         answers each line with CLOCK_MONOTONIC and
                                             CLOCK_REALTIME in ns, until a line says end";
@@ -42,6 +44,8 @@ fn run(words: &[&str]) -> Result<()> {
         ["monotonic", seconds] => clock::monotonic(seconds.parse()?, 0),
         ["monotonic", seconds, "busy"] => clock::monotonic(seconds.parse()?, 1 << 16),
         ["sleeps"] => clock::sleeps(),
+        ["tsc"] => clock::tsc(),
+        ["idle", seconds] => clock::idle(seconds.parse()?),
         ["hypercalls"] => hostile::hypercalls(),
         ["msrs"] => hostile::msrs(),
         ["cpuid"] => hostile::cpuid(),
