@@ -11,6 +11,7 @@
 mod bochs;
 pub mod boot;
 pub mod console;
+mod death;
 pub mod machine;
 pub mod netserver;
 pub mod outcome;

@@ -13,7 +13,7 @@ use boot_image::{Layout, step};
 
 use crate::boot::Boot;
 use crate::machine::Emulator;
-use crate::{Console, Machine, bochs, qemu};
+use crate::{Console, Machine, bochs, death, qemu};
 
 /// A booted machine.
 pub struct Session {
@@ -144,14 +144,24 @@ impl Session {
         }
     }
 
-    /// The end of the serial log and the commands that repeat this run: what a
-    /// failed check shows.
+    /// What a failed check shows: the hypervisor's last words, what the emulator complained of,
+    /// the end of the serial log, and the commands that repeat this run.
     pub fn evidence(&self) -> String {
-        let log = std::fs::read(self.console.log()).unwrap_or_default();
+        let text = |path: &Path| {
+            String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+        };
+        let log = text(self.console.log());
+        let death = death::summary(&log).map(|s| s + "\n").unwrap_or_default();
+        // Bochs' own log is long and says what it does, not what is wrong.
+        let complaints = match self.boot.machine.emulator {
+            Emulator::Qemu => text(&self.console.log().with_file_name("emulator.log")),
+            Emulator::Bochs => String::new(),
+        };
         format!(
-            "--- end of {}:\n{}\n--- again: {}\n--- emulator: {}",
+            "{death}{}\n--- end of {}:\n{}\n--- again: {}\n--- emulator: {}",
+            step::tail(&complaints, 5),
             self.console.log().display(),
-            step::tail(&String::from_utf8_lossy(&log), 40),
+            step::tail(&log, 40),
             self.boot.repeat,
             self.command
         )
