@@ -104,6 +104,10 @@ pub mod vintr {
     pub const V_IGN_TPR: u64 = 1 << 20;
     /// CR8 and IF of the guest are virtual; the host's IF governs physical interrupts.
     pub const V_INTR_MASKING: u64 = 1 << 24;
+    /// Position of its vector.
+    pub const V_INTR_VECTOR_SHIFT: u32 = 32;
+    /// Its vector.
+    pub const V_INTR_VECTOR: u64 = 0xff << V_INTR_VECTOR_SHIFT;
 }
 
 /// `EVENTINJ` and `EXITINTINFO` (section 15.20).

@@ -36,6 +36,8 @@ pub struct SvmCaps {
     pub tsc_aux: bool,
     /// SPEC_CTRL exists.
     pub spec_ctrl: bool,
+    /// The CPU is QEMU's emulation, which may deliver an interrupt of EVENTINJ twice.
+    pub injects_twice: bool,
     /// Extended state.
     pub xstate: XstateCaps,
 }
@@ -52,6 +54,16 @@ impl fmt::Display for SvmCaps {
             ("AVIC (not used yet)", self.avic),
         ];
         list_features(f, &features)
+    }
+}
+
+/// Whether QEMU emulates the CPU (TCG): the signature in the hypervisor's leaf, if there is one.
+fn is_emulated(cpuid: &dyn Fn(u32, u32) -> Regs) -> bool {
+    const LEAF_HYPERVISOR: u32 = 0x4000_0000;
+    let tcg = |at: [u8; 4]| u32::from_le_bytes(at);
+    cpuid(1, 0).ecx >> 31 != 0 && {
+        let r = cpuid(LEAF_HYPERVISOR, 0);
+        [r.ebx, r.ecx, r.edx] == [tcg(*b"TCGT"), tcg(*b"CGTC"), tcg(*b"GTCG")]
     }
 }
 
@@ -128,6 +140,7 @@ impl SvmCaps {
             rdpru: bit(ext8.ebx, 4),
             tsc_aux: bit(ext.edx, 27) || bit(structured.ecx, 22),
             spec_ctrl: bit(ext8.ebx, 14) || bit(structured.edx, 26),
+            injects_twice: is_emulated(cpuid),
             xstate: XstateCaps::from_cpuid(cpuid),
         })
     }
@@ -142,6 +155,16 @@ mod tests {
             0 => Regs {
                 eax: 0xd,
                 ..Regs::ZERO
+            },
+            1 => Regs {
+                ecx: 1 << 31,
+                ..Regs::ZERO
+            },
+            0x4000_0000 => Regs {
+                eax: 0x4000_0001,
+                ebx: 0x5447_4354,
+                ecx: 0x4354_4743,
+                edx: 0x4743_5447,
             },
             0x8000_0000 => Regs {
                 eax: 0x8000_001e,
@@ -166,6 +189,26 @@ mod tests {
         let caps = SvmCaps::detect(&epyc_in_tcg, &|_| 0).unwrap();
         assert_eq!(caps.asids, 16);
         assert!(!caps.nrips && !caps.vmcb_clean && !caps.flush_by_asid && !caps.pause_filter);
+        assert!(caps.injects_twice);
+    }
+
+    #[test]
+    fn real_machines_and_other_hypervisors_inject_once() {
+        let bare = |leaf: u32, sub: u32| match leaf {
+            1 => Regs::ZERO,
+            _ => epyc_in_tcg(leaf, sub),
+        };
+        let kvm = |leaf: u32, sub: u32| match leaf {
+            0x4000_0000 => Regs {
+                eax: 0x4000_0001,
+                ebx: 0x4b4d_564b,
+                ecx: 0x564b_4d56,
+                edx: 0x4d,
+            },
+            _ => epyc_in_tcg(leaf, sub),
+        };
+        assert!(!SvmCaps::detect(&bare, &|_| 0).unwrap().injects_twice);
+        assert!(!SvmCaps::detect(&kvm, &|_| 0).unwrap().injects_twice);
     }
 
     #[test]

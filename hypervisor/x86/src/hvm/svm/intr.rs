@@ -8,6 +8,11 @@
 //!   retired, IRET is intercepted and then, only if somebody waits for the NMI window, stepped
 //!   over with TF. When an NMI waits for anything but IRET, the interrupt window serves: it
 //!   comes no later than the guest sets IF, and every other exit asks `can_nmi` again.
+//! - QEMU's emulation (seen in 7.2) keeps the vector of an interrupt that EVENTINJ delivered, and
+//!   delivers it again when something asks its CPU thread for attention in the wrong moment: the
+//!   guest is then interrupted in the first instruction of its handler, where no kernel expects
+//!   it. There, interrupts go in as virtual interrupts that are not intercepted ("offers"). The
+//!   field is then not free for a window; IRET is intercepted instead, and any exit frees it.
 
 use radon_core::hvm::backend::Event;
 use x86_defs::vmcb::{Vmcb, clean, event, intercept1, vintr};
@@ -57,6 +62,8 @@ pub(super) const fn decode(info: u64) -> Option<Event> {
     match info & event::TYPE_MASK {
         event::TYPE_INTR => Some(Event::Interrupt(vector)),
         event::TYPE_NMI => Some(Event::Nmi),
+        // QEMU says so of a virtual interrupt.
+        event::TYPE_EXCEPTION if vector >= 32 => Some(Event::Interrupt(vector)),
         event::TYPE_EXCEPTION if info & 0xff != BREAKPOINT && info & 0xff != OVERFLOW => {
             let error = if info & event::ERROR_VALID != 0 {
                 Some((info >> 32) as u32)
@@ -90,6 +97,19 @@ fn set_window(vmcb: &mut Vmcb, virtual_interrupt: u64) {
     control.clean &= !(clean::INTERCEPTS | clean::TPR);
 }
 
+/// The field with a virtual interrupt that the guest takes as soon as it can, without an exit.
+const fn offering(field: u64, vector: u8) -> u64 {
+    field & !(ANY_PRIORITY | vintr::V_INTR_VECTOR)
+        | ANY_PRIORITY
+        | (vector as u64) << vintr::V_INTR_VECTOR_SHIFT
+}
+
+/// After an exit: whether the guest has taken the interrupt that was offered. One whose delivery
+/// was interrupted has to be offered again.
+fn was_taken(field: u64, exit_int_info: u64, vector: u8) -> bool {
+    field & vintr::V_IRQ == 0 && decode(exit_int_info) != Some(Event::Interrupt(vector))
+}
+
 fn intercept_iret(vmcb: &mut Vmcb, on: bool) {
     if on {
         vmcb.control.intercept1 |= intercept1::IRET;
@@ -104,18 +124,64 @@ impl SvmVcpu {
     #[cold]
     pub(super) fn keep_interrupted(&mut self) {
         let info = self.vmcb().control.exit_int_info;
-        if let Some(e) = decode(info) {
-            self.vmcb_mut().control.event_inj = encode(e);
+        match decode(info) {
+            // `settle_offer` has left it to be offered again.
+            Some(Event::Interrupt(vector)) if self.offers => self.offer(vector),
+            Some(e) => self.vmcb_mut().control.event_inj = encode(e),
+            None => {}
         }
     }
 
     /// Queues an event.
     #[inline]
     pub(super) fn queue(&mut self, e: Event) {
+        if self.offers {
+            match e {
+                Event::Interrupt(vector) => return self.offer(vector),
+                // The caller has taken note of the interrupt whose delivery gave rise to this.
+                Event::Exception { .. } | Event::Nmi => self.withdraw_interrupted(),
+            }
+        }
         self.vmcb_mut().control.event_inj = encode(e);
         if e == Event::Nmi {
             self.nmi = NmiState::Blocked;
             intercept_iret(self.vmcb_mut(), true);
+        }
+    }
+
+    fn offer(&mut self, vector: u8) {
+        self.offered = Some(vector);
+        let vmcb = self.vmcb_mut();
+        set_window(vmcb, 0);
+        vmcb.control.vintr = offering(vmcb.control.vintr, vector);
+        self.update_windows();
+    }
+
+    /// After an exit with an offer.
+    pub(super) fn settle_offer(&mut self) {
+        let control = &self.vmcb().control;
+        if let Some(vector) = self.offered
+            && was_taken(control.vintr, control.exit_int_info, vector)
+        {
+            self.end_offer();
+        }
+    }
+
+    fn end_offer(&mut self) {
+        self.offered = None;
+        set_window(self.vmcb_mut(), 0);
+        if self.nmi != NmiState::Blocked {
+            intercept_iret(self.vmcb_mut(), false);
+        }
+        self.update_windows();
+    }
+
+    #[cold]
+    fn withdraw_interrupted(&mut self) {
+        if let Some(vector) = self.offered
+            && decode(self.vmcb().control.exit_int_info) == Some(Event::Interrupt(vector))
+        {
+            self.end_offer();
         }
     }
 
@@ -127,7 +193,7 @@ impl SvmVcpu {
 
     #[inline]
     pub(super) fn takes_interrupts(&self) -> bool {
-        self.vmcb().save.rflags & RFLAGS_IF != 0 && !self.is_deaf()
+        self.vmcb().save.rflags & RFLAGS_IF != 0 && self.offered.is_none() && !self.is_deaf()
     }
 
     #[inline]
@@ -152,6 +218,12 @@ impl SvmVcpu {
             NmiState::Blocked | NmiState::Stepping(_) => nmi_by_window = false,
             NmiState::AtIret(_) | NmiState::Open => {}
         }
+        if self.offered.is_some() {
+            if self.wants_window || nmi_by_window || self.wants_tpr_window != 0 {
+                intercept_iret(self.vmcb_mut(), true);
+            }
+            return;
+        }
         let armed = self.vmcb().control.vintr & ANY_PRIORITY;
         let wanted = if self.wants_window || nmi_by_window {
             ANY_PRIORITY
@@ -165,10 +237,13 @@ impl SvmVcpu {
         }
     }
 
-    /// The guest is about to execute IRET in its NMI handler.
+    /// The guest is about to execute IRET, in its NMI handler or while others wait behind an offer.
     #[cold]
     pub(super) fn on_iret(&mut self) {
         intercept_iret(self.vmcb_mut(), false);
+        if self.nmi != NmiState::Blocked {
+            return;
+        }
         self.nmi = NmiState::AtIret(self.vmcb().save.rip);
         self.update_windows();
     }
@@ -280,6 +355,25 @@ mod tests {
         assert_eq!(above_tpr(5, true), 0x4_0100);
         assert_eq!(above_tpr(1, true), 0x100);
         assert_eq!(ANY_PRIORITY, 0x1f_0100);
+    }
+
+    #[test]
+    fn an_offer_stands_until_it_is_taken() {
+        let field = offering(vintr::V_INTR_MASKING | 5, 0xf3);
+        assert_eq!(field, 0xf3_011f_0105);
+        assert_eq!(offering(field, 0x30), 0x30_011f_0105);
+        let taken = field & !vintr::V_IRQ;
+        assert!(!was_taken(field, 0, 0xf3));
+        assert!(was_taken(taken, 0, 0xf3));
+        // Its delivery was interrupted, as AMD and as QEMU say it; then that of something else.
+        for kind in [event::TYPE_INTR, event::TYPE_EXCEPTION] {
+            assert!(!was_taken(taken, event::VALID | kind | 0xf3, 0xf3));
+        }
+        assert!(was_taken(
+            taken,
+            event::VALID | event::TYPE_EXCEPTION | 14,
+            0xf3
+        ));
     }
 
     #[test]

@@ -239,7 +239,7 @@ impl HvmBackend for Svm {
 
     #[inline]
     fn has_injection(&self, v: &SvmVcpu) -> bool {
-        v.vmcb().control.event_inj & event::VALID != 0
+        v.offered.is_some() || v.vmcb().control.event_inj & event::VALID != 0
     }
 
     #[inline]

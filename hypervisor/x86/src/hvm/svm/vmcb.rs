@@ -50,6 +50,10 @@ pub struct SvmVcpu {
     pub(super) asid: Tag,
     pub(super) is_loaded: bool,
     pub(super) nmi: NmiState,
+    /// Interrupts go in as virtual interrupts ([`super::cap::SvmCaps::injects_twice`]).
+    pub(super) offers: bool,
+    /// The virtual interrupt that is on its way to the guest.
+    pub(super) offered: Option<u8>,
     pub(super) wants_window: bool,
     pub(super) wants_nmi_window: bool,
     /// Class of an interrupt that waits for the guest to lower its CR8; 0: none.
@@ -93,6 +97,8 @@ impl SvmVcpu {
             asid: Tag::NONE,
             is_loaded: false,
             nmi: NmiState::Open,
+            offers: svm.caps.injects_twice,
+            offered: None,
             wants_window: false,
             wants_nmi_window: false,
             wants_tpr_window: 0,
