@@ -13,7 +13,7 @@ const CALLS: usize = 12;
 /// What the last report in `log` says: its last words, registers and calls. `None` when the
 /// hypervisor did not die.
 #[must_use]
-pub fn summary(log: &str) -> Option<String> {
+pub(crate) fn summary(log: &str) -> Option<String> {
     let from = log.rfind("----[ Radon")?;
     let lines = || {
         log[from..]
