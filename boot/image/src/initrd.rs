@@ -68,7 +68,8 @@ pub fn test(layout: &Layout, kernel: &Kernel, agent: Option<&Path>) -> Result<Pa
 
 /// Makes the initramfs of a dom0 that starts guests, all of it in memory: the tools, the
 /// agent, `/etc/xen/tiny.cfg`, and for each of `guests` (version, kernel) a
-/// `/var/lib/radon/vmlinuz-VERSION` and `guest-VERSION.cpio`. Returns its path.
+/// `/var/lib/radon/vmlinuz-VERSION` and `guest-VERSION.cpio`; the hostile guest as
+/// `/var/lib/radon/hostile.elf`. Returns its path.
 pub fn serving(
     layout: &Layout,
     kernel: &Kernel,
@@ -83,6 +84,8 @@ pub fn serving(
     archive.file("bin/agent", 0o755, &agent);
     tools::programs(&mut archive, layout, "")?;
     tools::guest(&mut archive, "", &busybox, kernel)?;
+    let hostile = layout.build().join("hostile-guest.elf");
+    archive.file("var/lib/radon/hostile.elf", 0o644, &read(&hostile)?);
     let own = kernel.release();
     for (version, kernel) in guests {
         let mut guest = base(layout, kernel, GUEST_DRIVERS, "guest-init")?;

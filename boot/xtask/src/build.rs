@@ -96,6 +96,7 @@ pub(crate) fn system_tests(layout: &Layout, arguments: &[String]) -> Result<()> 
     if needs_image {
         image(layout)?;
         tools(layout)?;
+        small_guest(layout, "hostile-guest")?;
     }
     agent(layout)?;
     let mut command = cargo(layout);
@@ -105,8 +106,8 @@ pub(crate) fn system_tests(layout: &Layout, arguments: &[String]) -> Result<()> 
     step::run(&mut command)
 }
 
-/// Builds the guest that measures, without its debug information.
-fn bench_guest(layout: &Layout) -> Result<()> {
+/// Builds a guest of ours, without its debug information: `build/NAME.elf`.
+fn small_guest(layout: &Layout, name: &str) -> Result<()> {
     let triple = "x86_64-unknown-none";
     let mut command = cargo(layout);
     command.args([
@@ -114,14 +115,15 @@ fn bench_guest(layout: &Layout) -> Result<()> {
         "--quiet",
         "--release",
         "--package",
-        "bench-guest",
+        name,
         "--target",
         triple,
     ]);
     step::run(&mut command)?;
-    let built = target(layout).join(triple).join("release/bench-guest");
+    let built = target(layout).join(triple).join("release").join(name);
     let elf = std::fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
-    std::fs::write(layout.build().join("bench-guest.elf"), elf32::strip(&elf)?)?;
+    let path = layout.build().join(format!("{name}.elf"));
+    std::fs::write(path, elf32::strip(&elf)?)?;
     Ok(())
 }
 
@@ -129,7 +131,7 @@ fn bench_guest(layout: &Layout) -> Result<()> {
 pub(crate) fn bench(layout: &Layout, arguments: &[String]) -> Result<()> {
     if !arguments.iter().any(|a| a == "--native-only") {
         image(layout)?;
-        bench_guest(layout)?;
+        small_guest(layout, "bench-guest")?;
     }
     agent(layout)?;
     let mut command = cargo(layout);

@@ -4,9 +4,11 @@
 mod clock;
 mod disk;
 mod hostile;
+mod lives;
 mod net;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
@@ -20,6 +22,7 @@ usage: agent disk DEVICE MIB THREADS        write, read back and verify in paral
        agent tsc                            the time stamp counter
        agent idle SECONDS                   how long this CPU runs in a second of rest, in ns
        agent hypercalls | msrs | cpuid | ports   misbehave
+       agent lives NAME SEED CALLS LIFE VICTIM SECONDS [LINE]   hostile guests, LIFE calls each
        agent clocks                         answers each line with CLOCK_MONOTONIC and
                                             CLOCK_REALTIME in ns, until a line says end";
 
@@ -50,6 +53,24 @@ fn run(words: &[&str]) -> Result<()> {
         ["msrs"] => hostile::msrs(),
         ["cpuid"] => hostile::cpuid(),
         ["ports"] => hostile::ports(),
+        [
+            "lives",
+            name,
+            seed,
+            calls,
+            life,
+            victim,
+            seconds,
+            ref more @ ..,
+        ] => lives::all(&lives::Plan {
+            name: name.to_owned(),
+            seed: seed.parse()?,
+            calls: calls.parse()?,
+            life: life.parse()?,
+            victim: victim.parse()?,
+            patience: Duration::from_secs(seconds.parse()?),
+            more: more.join("\n"),
+        }),
         ["clocks"] => clock::answer(),
         _ => bail!("{HELP}"),
     }

@@ -119,6 +119,16 @@ pub(crate) const GROUPS: &[Group] = &[
         "SVM: guests with both kernels, and 200 one after the other",
         domu::svm_long,
     ),
+    long(
+        "hostile-guests",
+        "SVM: guests that do nothing but harm, beside one that minds its own business",
+        domu::hostile_svm,
+    ),
+    long(
+        "hostile-guests-bochs",
+        "VMX: the same, fewer calls",
+        domu::hostile_vmx,
+    ),
     long("domu-bochs", "VMX: a guest by xl create", domu::vmx),
     short("endings", "SVM: reboot and a crashed dom0", boots::endings),
     native(short(

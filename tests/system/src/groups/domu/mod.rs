@@ -2,6 +2,7 @@
 
 mod change;
 mod fault;
+mod harm;
 mod host;
 mod work;
 
@@ -10,6 +11,8 @@ use harness::{Machine, Report};
 
 use crate::env::{Dom0, Env, Linux};
 use host::Host;
+
+pub(crate) use harm::{svm as hostile_svm, vmx as hostile_vmx};
 
 /// A guest's configuration; `more` are further lines.
 fn config(name: &str, linux: Linux, address: u32, more: &str) -> String {

@@ -5,7 +5,9 @@ use xen_abi::grant_table::*;
 use xen_abi::xen as n;
 use xen_abi::{DomId, EvtchnPort, GrantHandle, GrantRef, Union};
 
-use super::{DOM0, GRANTS, Rng, Scene};
+use malice::{GRANTS, Rng};
+
+use super::{DOM0, Scene};
 
 const GRANT: u32 = n::__HYPERVISOR_grant_table_op;
 const PORT: u32 = n::__HYPERVISOR_event_channel_op;

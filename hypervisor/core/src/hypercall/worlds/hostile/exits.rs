@@ -2,14 +2,16 @@
 
 use zerocopy::IntoBytes;
 
-use super::{Actor, GRANTS, PAGES, long_mode, odd_number};
+use malice::{CODE as PAGE, GRANTS, Guest, PAGES, Rng};
+
+use super::{Actor, FRAMES, long_mode};
 use crate::hvm::backend::{Access, Event, Exit, HvmBackend, IoExit, Reg};
 use crate::machine::Machine;
 use crate::testing::FakeMachine;
 use xen_abi::{Gla, Gpa};
 
 /// Page of the code that is executed.
-const CODE: u64 = 0x3000;
+const CODE: u64 = PAGE << 12;
 
 /// Starts of instructions that access memory or ports, for the emulator.
 const OPCODES: [&[u8]; 12] = [
@@ -29,19 +31,19 @@ const OPCODES: [&[u8]; 12] = [
 
 impl Actor<'_> {
     /// One exit. False when the vCPU is gone.
-    pub(super) fn exit(&mut self) -> bool {
-        let exit = self.random_exit();
+    pub(super) fn random_exit(&mut self) -> bool {
+        let exit = self.pick_exit();
         let code = self.rng.pick(&OPCODES);
         self.poke(CODE, code);
-        let rest = [self.rng.next(), self.rng.next()];
+        let rest = [self.rng.draw(), self.rng.draw()];
         self.poke(CODE + code.len() as u64, rest.as_bytes());
         let regs = [(); 8].map(|()| match self.rng.below(3) {
             0 => self.rng.below(PAGES << 12),
             1 => 0xfee0_0000 + self.rng.below(0x1000),
-            _ => odd_number(&mut self.rng),
+            _ => self.rng.odd_number(FRAMES),
         });
         let interrupted = match self.rng.below(40) {
-            0 => Some(Event::Interrupt(self.rng.next() as u8)),
+            0 => Some(Event::Interrupt(self.rng.draw() as u8)),
             1 => Some(Event::Nmi),
             2 => Some(Event::Exception {
                 vector: self.rng.below(20) as u8,
@@ -75,14 +77,14 @@ impl Actor<'_> {
         done.is_some()
     }
 
-    fn random_exit(&mut self) -> Exit {
+    fn pick_exit(&mut self) -> Exit {
         let gpa = Gpa(match self.rng.below(6) {
             0 => 0xfee0_0000 + self.rng.below(0x1000),
             1 => self.rng.below(PAGES << 12),
             2 => (GRANTS << 12) + self.rng.below(64 << 12),
             _ => (PAGES << 12) + self.rng.below(1 << 40),
         });
-        let bit = |rng: &mut super::Rng| rng.once_in(2);
+        let bit = |rng: &mut Rng| rng.once_in(2);
         // What ends the domain is rare: it ends the generation.
         if self.rng.once_in(2000) {
             return self.rng.pick(&[
@@ -101,7 +103,7 @@ impl Actor<'_> {
             1..3 => Exit::Rdmsr,
             3..5 => Exit::Wrmsr,
             5 => Exit::Io(IoExit {
-                port: self.rng.next() as u16,
+                port: self.rng.draw() as u16,
                 size: self.rng.pick(&[1, 2, 4]),
                 is_in: bit(&mut self.rng),
                 string: bit(&mut self.rng),

@@ -1,5 +1,6 @@
 //! Hostile guests on the host: seeded random and hand-made malicious hypercalls and exits, through
-//! the real tables, beside a victim and a domain 0 that serves the guests as a back end does.
+//! the real tables, beside a victim and a domain 0 that serves the guests as a back end does. The
+//! hypercalls are those of the hostile guest on emulators (`malice`); the exits are here.
 //!
 //! A *generation* is two hostile domains, from creation to destruction. What must hold: nothing
 //! panics or hangs, the victim's memory and domain 0's stay what they were, and after a generation
@@ -7,12 +8,12 @@
 //! several threads at once. `RADON_SEED` sets the seed, `RADON_CALLS` the number of calls.
 
 mod back_end;
-mod calls;
 mod exits;
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use malice::{Cast, GRANTS, Guest, PAGES, Rng, SHARED, Sequence, TABLE};
 use xen_abi::domctl::XEN_DOMCTL_destroydomain;
 use xen_abi::memory::*;
 use xen_abi::xen as n;
@@ -27,43 +28,10 @@ use crate::machine::Machine;
 use crate::testing::{FakeMachine, FakeVcpu};
 
 const DOM0: DomId = DomId(0);
-/// RAM of the domains, in pages from gfn 0.
-const PAGES: u64 = 32;
 /// Pages of domain 0 that nobody has a reason to write.
 const QUIET: core::ops::Range<u64> = 40..64;
-/// Where hostile guests have their grant table and status page.
-const TABLE: u64 = 0x100;
-const STATUS: u64 = 0x110;
-/// Where grants are mapped.
-const GRANTS: u64 = 0x6000;
 /// Executions of one hypercall before its guest thinks of something else.
 const PATIENCE: u32 = 20;
-
-/// A generator of numbers (splitmix64): the same for the same seed, everywhere.
-#[derive(Clone, Debug)]
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    /// True once in so many times.
-    fn once_in(&mut self, times: u64) -> bool {
-        self.below(times) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-}
 
 /// Number from the environment.
 fn setting(name: &str, default: u64) -> u64 {
@@ -79,7 +47,7 @@ fn seed(default: u64) -> u64 {
 }
 
 fn pattern(id: DomId, gfn: u64, word: u64) -> u64 {
-    Rng(u64::from(id.0) << 48 | gfn << 16 | word).next()
+    Rng(u64::from(id.0) << 48 | gfn << 16 | word).draw()
 }
 
 /// The world and who lives in it.
@@ -133,17 +101,22 @@ impl Scene {
                 let mut hw = v.hw.lock();
                 long_mode(&self.w, hw.as_mut().unwrap());
             }
-            let mut a = XenAddToPhysmap {
-                domid: DomId::SELF,
-                size: 0,
-                space: XENMAPSPACE_grant_table,
-                idx: 0,
-                gpfn: Gfn(TABLE),
-            };
-            let op = XENMEM_add_to_physmap;
-            self.w
-                .with(*id, n::__HYPERVISOR_memory_op, op, &mut a)
-                .unwrap();
+            for (space, gfn) in [
+                (XENMAPSPACE_grant_table, TABLE),
+                (XENMAPSPACE_shared_info, SHARED),
+            ] {
+                let mut a = XenAddToPhysmap {
+                    domid: DomId::SELF,
+                    size: 0,
+                    space,
+                    idx: 0,
+                    gpfn: Gfn(gfn),
+                };
+                let op = XENMEM_add_to_physmap;
+                self.w
+                    .with(*id, n::__HYPERVISOR_memory_op, op, &mut a)
+                    .unwrap();
+            }
         }
     }
 
@@ -207,10 +180,22 @@ struct Actor<'a> {
 }
 
 impl<'a> Actor<'a> {
-    fn new(s: &'a Scene, id: DomId, vcpu: u32, rng: Rng) -> Self {
+    fn sequence(s: &'a Scene, id: DomId, vcpu: u32, rng: Rng) -> Sequence<Self> {
         let d = s.w.dom(id);
         let v = d.vcpu(VcpuId(vcpu)).unwrap().clone();
-        Self { s, d, v, rng }
+        let cast = Cast {
+            own: id,
+            hostile: s.hostile,
+            victim: s.victim,
+            frames: FRAMES,
+        };
+        let actor = Self {
+            s,
+            d,
+            v,
+            rng: rng.clone(),
+        };
+        Sequence::new(actor, cast, vcpu, rng)
     }
 
     /// The vCPU's hardware state, as a CPU takes it: not while the vCPU is paused.
@@ -237,8 +222,9 @@ impl<'a> Actor<'a> {
         self.v.not_runnable.fetch_and(!waits, Ordering::SeqCst);
         Some(result)
     }
+}
 
-    /// A hypercall as its instruction is executed. False when the vCPU is gone.
+impl Guest for Actor<'_> {
     fn hypercall(&mut self, nr: u64, args: [u64; 5]) -> bool {
         let done = self.with_state(|a, hw| {
             let r = <FakeMachine as Machine>::Hvm::regs_mut(hw);
@@ -260,18 +246,13 @@ impl<'a> Actor<'a> {
         done.is_some()
     }
 
-    /// Writes into its own memory, where there is some.
-    fn poke(&self, at: u64, bytes: &[u8]) {
+    fn poke(&mut self, at: u64, bytes: &[u8]) {
         let _ = crate::hvm::memory::physical(&self.s.w.hv, &self.d).write_gpa(Gpa(at), bytes);
     }
 
-    /// One malicious act. False when the vCPU is gone.
-    fn step(&mut self) -> bool {
-        match self.rng.below(10) {
-            0 => self.exit(),
-            1..4 => self.noise(),
-            _ => self.plot(),
-        }
+    fn exit(&mut self, rng: Rng) -> bool {
+        self.rng = rng;
+        self.random_exit()
     }
 }
 
@@ -291,7 +272,7 @@ fn alone() {
             }
             let id = rng.pick(&s.hostile);
             let vcpu = rng.below(2) as u32;
-            let mut actor = Actor::new(&s, id, vcpu, Rng(rng.next()));
+            let mut actor = Actor::sequence(&s, id, vcpu, Rng(rng.draw()));
             assert!(actor.step());
             if rng.once_in(8) {
                 back_end::step(&s, &mut rng);
@@ -324,10 +305,10 @@ fn racing() {
         std::thread::scope(|t| {
             for (i, id) in scene.hostile.into_iter().enumerate() {
                 for vcpu in 0..2 {
-                    let mine = seed ^ (generation << 8 | (i as u64) << 4 | u64::from(vcpu));
-                    let mut actor = Actor::new(scene, id, vcpu, Rng(mine));
+                    let mine = seed + 2 * generation + i as u64;
+                    let mut actor = Actor::sequence(scene, id, vcpu, Rng::of_vcpu(mine, vcpu));
                     t.spawn(move || {
-                        while !over.load(Ordering::Relaxed) && !actor.d.is_stopped() {
+                        while !over.load(Ordering::Relaxed) && !actor.guest.d.is_stopped() {
                             if !actor.step() {
                                 return;
                             }
@@ -353,19 +334,5 @@ fn racing() {
         s.clear();
         assert_eq!(s.w.counts(), before, "generation {generation}");
         generation += 1;
-    }
-}
-
-/// Numbers that are interesting in many places.
-fn odd_number(rng: &mut Rng) -> u64 {
-    match rng.below(8) {
-        0 => rng.below(16),
-        1 => 1 << rng.below(64),
-        2 => (1u64 << rng.below(64)).wrapping_sub(1),
-        3 => rng.below(FRAMES * 2),
-        4 => u64::MAX - rng.below(4096),
-        5 => 0x8000_0000_0000 + rng.below(4096),
-        6 => rng.below(u64::from(u32::MAX) + 1),
-        _ => rng.next(),
     }
 }

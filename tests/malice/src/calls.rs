@@ -1,4 +1,13 @@
-//! Hypercalls of hostile guests: noise, and plots that know the ABI.
+//! The hypercalls: noise, and plots that know the ABI.
+
+#![expect(
+    non_upper_case_globals,
+    reason = "operations keep the names that Xen's headers give them"
+)]
+#![allow(
+    clippy::wildcard_imports,
+    reason = "the headers are imported whole, as C does; the lint does not look at test builds"
+)]
 
 use xen_abi::event_channel::*;
 use xen_abi::grant_table::*;
@@ -7,13 +16,7 @@ use xen_abi::xen as n;
 use xen_abi::{DomId, Gfn, GrantHandle, GrantRef, Handle, Union};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
-use super::{Actor, DOM0, GRANTS, PAGES, STATUS, TABLE, odd_number};
-
-/// Pages that vCPUs have for arguments and lists, from this page on.
-const ARGS: u64 = 4;
-const ARGS_PAGES: u64 = 8;
-/// Pages that plots lend and give away.
-const SPARE: core::ops::Range<u64> = 20..PAGES;
+use crate::{ARGS, ARGS_PAGES, GRANTS, Guest, PAGES, SHARED, SPARE, STATUS, Sequence, TABLE};
 
 const ALL_CALLS: [u32; 24] = [
     n::__HYPERVISOR_set_timer_op,
@@ -42,13 +45,13 @@ const ALL_CALLS: [u32; 24] = [
     n::__HYPERVISOR_iret,
 ];
 
-impl Actor<'_> {
+impl<G: Guest> Sequence<G> {
     /// Where this vCPU has its arguments.
     fn arg(&self) -> u64 {
-        (ARGS + u64::from(self.v.id.0) * ARGS_PAGES) << 12
+        (ARGS + u64::from(self.vcpu) * ARGS_PAGES) << 12
     }
 
-    fn put<T: IntoBytes + Immutable>(&self, value: &T) -> u64 {
+    fn put<T: IntoBytes + Immutable>(&mut self, value: &T) -> u64 {
         let at = self.arg();
         self.poke(at, value.as_bytes());
         at
@@ -58,17 +61,17 @@ impl Actor<'_> {
         self.arg() + 0x1000
     }
 
-    pub(super) fn domid(&mut self) -> DomId {
-        let [a, b] = self.s.hostile;
+    pub(crate) fn domid(&mut self) -> DomId {
+        let [a, b] = self.cast.hostile;
         let ids = [
             DomId::SELF,
-            self.d.id,
+            self.cast.own,
             a,
             b,
             a,
             b,
-            DOM0,
-            self.s.victim,
+            DomId(0),
+            self.cast.victim,
             DomId(0x7ff1),
             DomId(0x7ff4),
             DomId(999),
@@ -83,34 +86,34 @@ impl Actor<'_> {
             4 => (PAGES << 12) - self.rng.below(64),
             5 => self.rng.below(PAGES << 12),
             6 => (TABLE << 12) + self.rng.below(4096),
-            _ => odd_number(&mut self.rng),
+            _ => self.odd_number(),
         }
     }
 
     fn word(&mut self) -> u64 {
         match self.rng.below(8) {
-            0..2 => u64::from(self.domid().0) | self.rng.next() << 32,
+            0..2 => u64::from(self.domid().0) | self.rng.draw() << 32,
             2..4 => self.pointer(),
             4 => self.rng.below(64),
             5 => self.rng.below(8) << 32 | self.rng.below(8),
-            _ => odd_number(&mut self.rng),
+            _ => self.odd_number(),
         }
     }
 
     /// A call by nothing but its number.
-    pub(super) fn noise(&mut self) -> bool {
+    pub(crate) fn noise(&mut self) -> bool {
         let at = self.arg();
         for i in 0..16 {
             let word = self.word();
             self.poke(at + 8 * i, word.as_bytes());
         }
         let nr = if self.rng.once_in(20) {
-            odd_number(&mut self.rng)
+            self.odd_number()
         } else {
             u64::from(self.rng.pick(&ALL_CALLS))
         };
         let op = if self.rng.once_in(20) {
-            odd_number(&mut self.rng)
+            self.odd_number()
         } else {
             self.rng.below(40)
         };
@@ -127,7 +130,7 @@ impl Actor<'_> {
     }
 
     /// A call that is nearly right.
-    pub(super) fn plot(&mut self) -> bool {
+    pub(crate) fn plot(&mut self) -> bool {
         match self.rng.below(16) {
             0..2 => self.lend(),
             2..5 => self.map(),
@@ -139,6 +142,26 @@ impl Actor<'_> {
             14 => self.vcpus(),
             _ => self.multicall(),
         }
+    }
+
+    /// Writes over what it shares with the hypervisor.
+    pub(crate) fn scribble(&mut self) -> bool {
+        let frame = match self.rng.below(8) {
+            0..4 => SHARED,
+            4 => STATUS,
+            5 => TABLE + self.rng.below(4),
+            _ => self.spare(),
+        };
+        for _ in 0..1 + self.rng.below(8) {
+            let at = (frame << 12) + self.rng.below(512) * 8;
+            let word = match self.rng.below(4) {
+                0 => 0,
+                1 => u64::MAX,
+                _ => self.word(),
+            };
+            self.poke(at, word.as_bytes());
+        }
+        true
     }
 
     fn grant(&mut self, op: u32, list: u64, count: u64) -> bool {
@@ -154,11 +177,11 @@ impl Actor<'_> {
     fn lend(&mut self) -> bool {
         let frame = match self.rng.below(6) {
             0 => self.rng.below(0x200),
-            1 => odd_number(&mut self.rng),
+            1 => self.odd_number(),
             _ => self.spare(),
         };
         let flags = match self.rng.below(6) {
-            0 => self.rng.next() as u16,
+            0 => self.rng.draw() as u16,
             1 => GTF_permit_access | GTF_readonly,
             2 => 0,
             _ => GTF_permit_access,
@@ -173,9 +196,9 @@ impl Actor<'_> {
             };
             self.poke((TABLE << 12) + 8 * r, entry.as_bytes());
         } else {
-            let half = u64::from(flags) | u64::from(domid.0) << 16 | self.rng.next() << 32;
+            let half = u64::from(flags) | u64::from(domid.0) << 16 | self.rng.draw() << 32;
             self.poke((TABLE << 12) + 16 * r, [half, frame].as_bytes());
-            let status = self.rng.next() as u16;
+            let status = self.rng.draw() as u16;
             self.poke((STATUS << 12) + 2 * r, status.as_bytes());
         }
         true
@@ -191,14 +214,14 @@ impl Actor<'_> {
 
     fn grant_ref(&mut self) -> GrantRef {
         match self.rng.below(12) {
-            0 => GrantRef(odd_number(&mut self.rng) as u32),
+            0 => GrantRef(self.odd_number() as u32),
             _ => GrantRef(self.rng.below(64) as u32),
         }
     }
 
     fn count(&mut self) -> u64 {
         match self.rng.below(24) {
-            0 => odd_number(&mut self.rng),
+            0 => self.odd_number(),
             1 => 60 + self.rng.below(80),
             _ => 1 + self.rng.below(6),
         }
@@ -211,7 +234,7 @@ impl Actor<'_> {
             let op = GnttabMapGrantRef {
                 host_addr: self.host_addr(),
                 flags: match self.rng.below(8) {
-                    0 => self.rng.next() as u32,
+                    0 => self.rng.draw() as u32,
                     1..3 => GNTMAP_host_map | GNTMAP_readonly,
                     _ => GNTMAP_host_map,
                 },
@@ -234,7 +257,7 @@ impl Actor<'_> {
                 host_addr: self.host_addr(),
                 dev_bus_addr: if self.rng.once_in(8) { self.word() } else { 0 },
                 handle: GrantHandle(match self.rng.below(16) {
-                    0 => odd_number(&mut self.rng) as u32,
+                    0 => self.odd_number() as u32,
                     _ => self.rng.below(64) as u32,
                 }),
                 status: 0,
@@ -254,7 +277,7 @@ impl Actor<'_> {
             u: Union::new(&u),
             domid: self.domid(),
             offset: match self.rng.below(4) {
-                0 => self.rng.next() as u16,
+                0 => self.rng.draw() as u16,
                 _ => self.rng.below(4096) as u16,
             },
             _fill0: [0; 4],
@@ -269,7 +292,7 @@ impl Actor<'_> {
                 source: self.end(),
                 dest: self.end(),
                 len: match self.rng.below(4) {
-                    0 => self.rng.next() as u16,
+                    0 => self.rng.draw() as u16,
                     _ => self.rng.below(512) as u16,
                 },
                 flags: self.rng.below(4) as u16,
@@ -338,7 +361,7 @@ impl Actor<'_> {
                 for i in 0..8 {
                     let gfn = match self.rng.below(6) {
                         0 => GRANTS + self.rng.below(64),
-                        1 => odd_number(&mut self.rng),
+                        1 => self.odd_number(),
                         _ => self.spare(),
                     };
                     self.poke(self.list() + 8 * i, gfn.as_bytes());
@@ -379,9 +402,10 @@ impl Actor<'_> {
                         2 => self.spare(),
                         _ => self.rng.below(5),
                     },
-                    gpfn: Gfn(match self.rng.below(6) {
+                    gpfn: Gfn(match self.rng.below(7) {
                         0 => self.spare(),
                         1 => STATUS,
+                        6 => SHARED,
                         2 => TABLE + self.rng.below(4),
                         3 => GRANTS + self.rng.below(64),
                         _ => 0x200 + self.rng.below(16),
@@ -421,7 +445,7 @@ impl Actor<'_> {
     fn ports(&mut self) -> bool {
         let op = self.rng.below(15) as u32;
         let port = match self.rng.below(16) {
-            0 => odd_number(&mut self.rng) as u32,
+            0 => self.odd_number() as u32,
             _ => self.rng.below(48) as u32,
         };
         let id = self.domid().0;
@@ -477,7 +501,7 @@ impl Actor<'_> {
 
     fn spare_word(&self) -> u64 {
         // A different page each time would use up the frames: one of a few.
-        SPARE.start + u64::from(self.v.id.0)
+        SPARE.start + u64::from(self.vcpu)
     }
 
     fn vcpus(&mut self) -> bool {
@@ -521,7 +545,7 @@ impl Actor<'_> {
             }
         }
         let count = if self.rng.once_in(16) {
-            odd_number(&mut self.rng)
+            self.odd_number()
         } else {
             count
         };

@@ -1,0 +1,431 @@
+//! Entry, tables, and traps that are survived.
+//!
+//! Each vCPU has a stack of 32 KiB whose lowest words are its own: where to land when something
+//! traps, its number, and ticks of its timer. So nothing depends on segments or MSRs, which the
+//! guest itself spoils.
+// UNSAFETY: this is the guest's whole privileged layer.
+
+use core::arch::{asm, global_asm};
+
+/// Registers that [`run`] loads: rax rcx rdx rbx rbp rsi rdi r8 to r15.
+pub(crate) type Registers = [u64; 15];
+
+/// Vector of the timer.
+const TIMER: u8 = 0x40;
+/// Ticks after which an act has lasted too long.
+const PATIENCE: u64 = 4;
+
+// The PVH entry: 32-bit, flat, paging off, EBX = start info. Identity-maps 512 GiB, the first
+// four in pages of 2 MiB, enters long mode, calls `main64`.
+global_asm!(
+    r#"
+    .pushsection .note.Xen, "a", @note
+    .balign 4
+    .long 4, 4, 18
+    .asciz "Xen"
+    .long start32
+    .popsection
+
+    .pushsection .text.entry, "ax"
+    .code32
+    .globl start32
+start32:
+    cld
+    movl $stack_0 + 32768, %esp
+    movl $page_tables, %edi
+    leal 0x1003(%edi), %eax
+    movl %eax, (%edi)
+    movl $4, %ecx
+    leal 0x1000(%edi), %esi
+    leal 0x2003(%edi), %eax
+1:  movl %eax, (%esi)
+    addl $0x1000, %eax
+    addl $8, %esi
+    loop 1b
+    movl $4, %ecx
+    xorl %edx, %edx
+4:  movl %ecx, %eax
+    shll $30, %eax
+    orl $0x83, %eax
+    movl %ecx, %edx
+    shrl $2, %edx
+    movl %eax, (%esi)
+    movl %edx, 4(%esi)
+    addl $8, %esi
+    incl %ecx
+    cmpl $512, %ecx
+    jne 4b
+    movl $2048, %ecx
+    leal 0x2000(%edi), %esi
+    movl $0x83, %eax
+2:  movl %eax, (%esi)
+    addl $0x200000, %eax
+    addl $8, %esi
+    loop 2b
+    movl %edi, %cr3
+    movl %cr4, %eax
+    orl $0x620, %eax
+    movl %eax, %cr4
+    movl $0xc0000080, %ecx
+    rdmsr
+    orl $0x100, %eax
+    wrmsr
+    movl %cr0, %eax
+    orl $0x80000001, %eax
+    movl %eax, %cr0
+    lgdt gdt_pointer
+    ljmp $8, $start64
+    .code64
+start64:
+    movl $16, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl %eax, %ss
+    xorl %ebp, %ebp
+    movl %ebx, %edi
+    movabsq $main64, %rax
+    call *%rax
+3:  hlt
+    jmp 3b
+
+    .globl start_other
+start_other:
+    lgdt gdt_pointer
+    lidt idt_pointer
+    pushq $8
+    leaq 5f(%rip), %rax
+    pushq %rax
+    lretq
+5:  movl $16, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl %eax, %ss
+    movabsq $main_other, %rax
+    call *%rax
+
+    # u64 run_code(code, &registers): 0 when the code returned, 1 when it trapped.
+    .globl run_code
+run_code:
+    pushq %rbx
+    pushq %rbp
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, %rax
+    andq $-32768, %rax
+    pushq (%rax)
+    movq %rsp, (%rax)
+    leaq run_done(%rip), %rax
+    pushq %rax
+    pushq %rdi
+    movq 0(%rsi), %rax
+    movq 8(%rsi), %rcx
+    movq 16(%rsi), %rdx
+    movq 24(%rsi), %rbx
+    movq 32(%rsi), %rbp
+    movq 48(%rsi), %rdi
+    movq 56(%rsi), %r8
+    movq 64(%rsi), %r9
+    movq 72(%rsi), %r10
+    movq 80(%rsi), %r11
+    movq 88(%rsi), %r12
+    movq 96(%rsi), %r13
+    movq 104(%rsi), %r14
+    movq 112(%rsi), %r15
+    movq 40(%rsi), %rsi
+    ret
+run_done:
+    movq %rsp, %rax
+    andq $-32768, %rax
+    movl $0, %edx
+    jmp run_end
+land:
+    movq (%rax), %rsp
+    movl $1, %edx
+run_end:
+    popq (%rax)
+    pushq $0x202
+    popfq
+    movl $16, %ecx
+    movl %ecx, %ds
+    movl %ecx, %es
+    movl %ecx, %ss
+    movl %edx, %eax
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    ret
+
+    .globl trap_entry
+trap_entry:
+    movq %rsp, %rax
+    andq $-32768, %rax
+    cmpq $0, (%rax)
+    jne land
+    movabsq $unexpected, %rax
+    andq $-16, %rsp
+    call *%rax
+
+    .globl nmi_entry
+nmi_entry:
+    iretq
+
+    .globl interrupt_entry
+interrupt_entry:
+    pushq %rax
+    pushq %rcx
+    pushq %rdx
+    pushq %rsi
+    pushq %rdi
+    pushq %r8
+    pushq %r9
+    pushq %r10
+    pushq %r11
+    movq %rsp, %rdi
+    andq $-32768, %rdi
+    cld
+    call interrupt
+    testl %eax, %eax
+    movq %rsp, %rax
+    jne 6f
+    popq %r11
+    popq %r10
+    popq %r9
+    popq %r8
+    popq %rdi
+    popq %rsi
+    popq %rdx
+    popq %rcx
+    popq %rax
+    iretq
+6:  andq $-32768, %rax
+    cmpq $0, (%rax)
+    jne land
+    hlt
+    jmp 6b
+    .popsection
+
+    .pushsection .data
+    .balign 8
+gdt:
+    .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
+    .globl gdt_pointer
+gdt_pointer:
+    .word 23
+    .quad gdt
+    .balign 8
+    .globl idt_pointer
+idt_pointer:
+    .word 4095
+    .quad idt
+    .popsection
+
+    .pushsection .bss, "aw", @nobits
+    .balign 32768
+    .globl stack_0
+stack_0:
+    .skip 32768
+    .globl stack_1
+stack_1:
+    .skip 32768
+    .globl page_tables
+page_tables:
+    .skip 6 * 4096
+    .globl idt
+idt:
+    .skip 4096
+    .popsection
+    "#,
+    options(att_syntax)
+);
+
+unsafe extern "C" {
+    fn trap_entry();
+    fn nmi_entry();
+    fn interrupt_entry();
+    fn start_other();
+    fn run_code(code: u64, registers: *const Registers) -> u64;
+    static mut idt: [[u64; 2]; 256];
+    static mut stack_1: [u64; 4096];
+    static mut page_tables: [u64; 512];
+}
+
+/// Word of a stack's bottom that holds the vCPU's number.
+const NUMBER: usize = 1;
+/// Word that counts ticks since [`begin`].
+const TICKS: usize = 2;
+
+fn own_words() -> *mut u64 {
+    let rsp: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rsp", out(reg) rsp, options(nostack, nomem)) };
+    (rsp & !0x7fff) as *mut u64
+}
+
+/// Which vCPU this is.
+pub(crate) fn number() -> usize {
+    // SAFETY: the bottom of the stack that this runs on.
+    unsafe { own_words().add(NUMBER).read_volatile() as usize & 1 }
+}
+
+/// An act begins: it may last a few ticks.
+pub(crate) fn begin() {
+    // SAFETY: the bottom of the stack that this runs on.
+    unsafe { own_words().add(TICKS).write_volatile(0) };
+}
+
+/// Fills the interrupt table; loads it; numbers the stacks.
+pub(crate) fn init() {
+    let gate = |handler: unsafe extern "C" fn()| {
+        let at = handler as *const () as u64;
+        let low = (at & 0xffff) | (8 << 16) | (0x8e00 << 32) | ((at >> 16 & 0xffff) << 48);
+        [low, at >> 32]
+    };
+    // SAFETY: one vCPU runs, interrupts are off: nobody else touches tables and stacks.
+    unsafe {
+        for vector in 0..256 {
+            let handler: unsafe extern "C" fn() = match vector {
+                2 => nmi_entry,
+                0..32 => trap_entry,
+                _ => interrupt_entry,
+            };
+            (&raw mut idt[vector]).write(gate(handler));
+        }
+        (&raw mut stack_1[NUMBER]).write(1);
+    }
+    load_tables();
+}
+
+/// Loads the descriptor tables again.
+pub(crate) fn load_tables() {
+    // SAFETY: both are static and filled.
+    unsafe { asm!("lgdt [gdt_pointer]", "lidt [idt_pointer]", options(nostack)) };
+}
+
+/// Where the other vCPU starts: rip, rsp, cr3.
+pub(crate) fn other() -> (u64, u64, u64) {
+    let stack = &raw const stack_1 as u64;
+    let tables = &raw const page_tables as u64;
+    (start_other as *const () as u64, stack + 32768, tables)
+}
+
+/// Runs code with these registers; false when it trapped or lasted too long.
+pub(crate) fn run(code: u64, registers: &Registers) -> bool {
+    // SAFETY: nothing that the code may do is worse for this guest than what it is made for.
+    unsafe { run_code(code, registers) == 0 }
+}
+
+/// Runs a function; false when it trapped or lasted too long. What it was doing is lost.
+pub(crate) fn guarded(f: extern "C" fn()) -> bool {
+    run(f as *const () as u64, &[0; 15])
+}
+
+/// Any interrupt. Says whether what runs has lasted too long.
+#[unsafe(no_mangle)]
+extern "C" fn interrupt(own: *mut u64) -> u32 {
+    if rdmsr(0x1b) & X2APIC == 0 {
+        apic_write(0xb0, 0);
+    } else {
+        wrmsr(0x80b, 0);
+    }
+    // SAFETY: the stub passes the bottom of the stack.
+    unsafe {
+        let ticks = own.add(TICKS).read_volatile() + 1;
+        own.add(TICKS).write_volatile(ticks);
+        u32::from(ticks > PATIENCE)
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn unexpected() -> ! {
+    crate::xen::print("hostile: a trap outside of acts\n");
+    crate::xen::shutdown(3)
+}
+
+/// Bit of the APIC base: x2APIC mode.
+const X2APIC: u64 = 1 << 10;
+
+/// Makes the timer tick again, whatever was done to the APIC.
+pub(crate) extern "C" fn arm_timer() {
+    let base = rdmsr(0x1b);
+    if base & X2APIC != 0 {
+        wrmsr(0x80f, 0x1ff);
+        wrmsr(0x808, 0);
+        wrmsr(0x83e, 0xb);
+        wrmsr(0x832, 0x2_0000 | u64::from(TIMER));
+        wrmsr(0x838, PERIOD.into());
+        return;
+    }
+    wrmsr(0x1b, 0xfee0_0000 | base & 0x100 | 1 << 11);
+    for (register, value) in [
+        (0xf0, 0x1ff),
+        (0x80, 0),
+        (0x3e0, 0xb),
+        (0x320, 0x2_0000 | u32::from(TIMER)),
+        (0x380, PERIOD),
+    ] {
+        apic_write(register, value);
+    }
+}
+
+/// Counts of the APIC timer between ticks: 10 ms at Xen's 1 GHz bus.
+const PERIOD: u32 = 10_000_000;
+
+/// Sends an NMI to the other vCPU, which ends what it waits for.
+pub(crate) extern "C" fn wake_other() {
+    // All but this one.
+    if rdmsr(0x1b) & X2APIC == 0 {
+        apic_write(0x300, 0xc_4400);
+    } else {
+        wrmsr(0x830, 0xc_4400);
+    }
+}
+
+fn rdmsr(msr: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: callers name MSRs that every guest has; another one traps.
+    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+fn wrmsr(msr: u32, value: u64) {
+    // SAFETY: as for reading.
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack))
+    };
+}
+
+fn apic_write(offset: u64, value: u32) {
+    // SAFETY: the page is mapped by the identity tables.
+    unsafe { ((0xfee0_0000 + offset) as *mut u32).write_volatile(value) };
+}
+
+/// EBX and ECX of a CPUID leaf.
+pub(crate) fn cpuid(leaf: u32) -> [u32; 2] {
+    let (b, c): (u64, u32);
+    // SAFETY: RBX, which LLVM reserves, is put back.
+    unsafe {
+        asm!("xchg {b}, rbx", "cpuid", "xchg {b}, rbx", b = inout(reg) 0u64 => b,
+            inout("eax") leaf => _, inout("ecx") 0 => c, out("edx") _, options(nostack));
+    }
+    [b as u32, c]
+}
+
+/// Writes memory that anything may be behind.
+pub(crate) fn poke(at: u64, bytes: &[u8]) {
+    for (at, byte) in (at..).zip(bytes) {
+        // SAFETY: mapped by the identity tables; callers pass pages of the game, in which
+        // nothing of this program lies.
+        unsafe { (at as *mut u8).write_volatile(*byte) };
+    }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    crate::xen::print("hostile: panic\n");
+    crate::xen::shutdown(3)
+}

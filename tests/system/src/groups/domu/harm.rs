@@ -1,0 +1,180 @@
+//! Guests that do nothing but harm (`tests/guests/hostile`), restarted with the next seed when
+//! they end, beside a victim: Linux that writes and reads its disk, sums up a file in its memory
+//! and counts its rounds.
+//!
+//! `RADON_SEED` sets the first seed, `RADON_CALLS` the number of hypercalls of all lives.
+
+use anyhow::{Context, Result, bail, ensure};
+use harness::{Machine, Report};
+
+use super::host::Host;
+use super::{config, dom0, finish};
+use crate::env::{Dom0, Env, Linux};
+
+/// One run.
+struct Run {
+    group: &'static str,
+    /// Names of the guests that run at the same time.
+    names: &'static [&'static str],
+    /// Hypercalls of all lives of all of them.
+    calls: u64,
+    /// Hypercalls of one vCPU's life.
+    life: u64,
+    /// Seconds in which all that should happen, on a machine of speed 1.
+    seconds: u64,
+}
+
+fn setting(name: &str, default: u64) -> Result<u64> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().with_context(|| format!("{name}={text}")),
+        Err(_) => Ok(default),
+    }
+}
+
+/// What the victim does, for as long as it lives. Its memory is checked by the sum of a file in
+/// its tmpfs, its disk by the agent.
+const VICTIM: &str = "dd if=/dev/urandom of=/tmp/mine bs=1M count=16 2>/dev/null && sha256sum /tmp/mine >/tmp/sum && \
+    (n=0; while sha256sum -c -s /tmp/sum && agent disk /dev/xvda 4 2 >/dev/null; do n=$((n + 1)); echo $n >/tmp/rounds; done; \
+     echo broken >/tmp/rounds) & true";
+
+fn rounds(host: &mut Host) -> Result<u64> {
+    let said = host.inside("victim", |guest| guest.run("cat /tmp/rounds", 60))?;
+    let word = said.split_whitespace().last().unwrap_or_default();
+    word.parse()
+        .with_context(|| format!("the victim is harmed: {said}"))
+}
+
+/// Starts the victim; its domain's number.
+fn victim(host: &mut Host) -> Result<u32> {
+    let more = "disk = [\"/tmp/victim.img,raw,xvda,rw\"]";
+    host.run("truncate -s 16M /tmp/victim.img", 20)?;
+    host.write(
+        "/etc/xen/victim.cfg",
+        &config("victim", Linux::V6_12, 20, more),
+    )?;
+    host.run("xl create /etc/xen/victim.cfg", 120)?;
+    host.is_up("victim", 120)?;
+    host.inside("victim", |guest| guest.run(VICTIM, 60))?;
+    host.domid("victim")
+}
+
+/// Runs all lives of all hostile guests; what was done, and how the lives ended.
+fn lives(host: &mut Host, run: &Run, victim: u32) -> Result<String> {
+    let seed = setting("RADON_SEED", 1)?;
+    let calls = setting("RADON_CALLS", run.calls)? / run.names.len() as u64;
+    println!("       RADON_SEED={seed}");
+    let patience = host.userland.session.machine().seconds(10).as_secs();
+    for (i, name) in (0..).zip(run.names) {
+        // Seeds of two guests at the same time are far from each other.
+        let first = seed + i * 1_000_000;
+        host.run(&format!("truncate -s 8M /tmp/{name}.img"), 20)?;
+        let devices = format!("disk=[\"/tmp/{name}.img,raw,xvda,rw\"] vif=[\"bridge=xenbr0\"]");
+        host.run(
+            &format!(
+                "setsid agent lives {name} {first} {calls} {} {victim} {patience} '{}' '{}' </dev/null >/tmp/{name}.log 2>&1 &",
+                run.life,
+                devices.split_once(' ').map_or("", |d| d.0),
+                devices.split_once(' ').map_or("", |d| d.1),
+            ),
+            20,
+        )?;
+    }
+    let mut said = Vec::new();
+    for name in run.names {
+        let log = format!("/tmp/{name}.log");
+        let last = host.until(
+            &format!("tail -n 1 {log} | grep -E '^(over|agent):'"),
+            run.seconds,
+        );
+        let last = match last {
+            Ok(last) => last,
+            Err(error) => {
+                let log = host.run(&format!("tail -n 5 {log}; xl list"), 60);
+                bail!("{name}: {error:#}\n{}", log.unwrap_or_default());
+            }
+        };
+        ensure!(last.starts_with("over:"), "{name}: {last}");
+        said.push(last);
+    }
+    Ok(said.join("; "))
+}
+
+fn everything(env: &Env, report: &mut Report, run: &Run, machine: Machine, settings: &Dom0) {
+    let group = run.group;
+    let Some(mut host) = dom0(env, report, group, machine, settings) else {
+        return;
+    };
+    let mut id = None;
+    report.check(&format!("{group}/victim"), || {
+        id = Some(victim(&mut host)?);
+        Ok("")
+    });
+    let Some(id) = id else { return };
+    let mut before = 0;
+    report.check(&format!("{group}/victim-works"), || {
+        host.until("sleep 5", 10)?;
+        before = rounds(&mut host)?;
+        Ok(format!("{before} rounds"))
+    });
+    report.check(&format!("{group}/lives"), || lives(&mut host, run, id));
+    report.check(&format!("{group}/victim-goes-on"), || {
+        let during = rounds(&mut host)?;
+        host.until("sleep 5", 10)?;
+        let after = rounds(&mut host)?;
+        ensure!(
+            before < during && during < after,
+            "rounds: {before}, {during} when it was over, then {after}"
+        );
+        host.run("ping -c 3 -w 10 10.0.2.20", 60)?;
+        Ok(format!("{after} rounds"))
+    });
+    report.check(&format!("{group}/nothing-left"), || {
+        let domains = host.run("xl list | awk 'NR > 1 {print $1}'", 60)?;
+        ensure!(
+            domains.split_whitespace().eq(["Domain-0", "victim"]),
+            "{domains}"
+        );
+        host.run("xl shutdown -w victim", 60)?;
+        host.run("xl info free_memory", 30)
+    });
+    finish(host, report, group);
+}
+
+/// On SVM.
+pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
+    let settings = Dom0 {
+        options: "dom0_mem=1G".to_owned(),
+        guests: &[Linux::V6_12],
+        ..Dom0::default()
+    };
+    let run = Run {
+        group: "hostile-guests",
+        names: &["evil", "worse"],
+        calls: 1_000_000,
+        life: 40_000,
+        seconds: 1200,
+    };
+    let machine = env.machine("qemu-svm")?.memory(2048);
+    everything(env, report, &run, machine, &settings);
+    Ok(())
+}
+
+/// On VMX.
+pub(crate) fn vmx(env: &Env, report: &mut Report) -> Result<()> {
+    let settings = Dom0 {
+        options: "dom0_mem=512M".to_owned(),
+        firmware: Some(harness::Firmware::Bios),
+        guests: &[Linux::V6_12],
+        ..Dom0::default()
+    };
+    let run = Run {
+        group: "hostile-guests-bochs",
+        names: &["evil"],
+        calls: 100_000,
+        life: 25_000,
+        seconds: 600,
+    };
+    let machine = env.machine("bochs-vmx")?;
+    everything(env, report, &run, machine, &settings);
+    Ok(())
+}
