@@ -2,10 +2,12 @@
 
 use core::sync::atomic::Ordering;
 
+use x86_defs::cpuid::{Feature, feature as f};
 use xen_abi::Gpa;
 
 use super::backend::{HvmBackend, Reg, Seg};
 use super::exit::GP;
+use crate::cpu_policy::FeatureSet;
 use crate::domain::vcpu::attention;
 use crate::domain::{Domain, HwVcpu, Vcpu};
 use crate::hypervisor::Hypervisor;
@@ -44,13 +46,36 @@ pub(crate) fn gpr_value<B: HvmBackend>(hw: &B::Vcpu, n: u8) -> u64 {
 }
 
 /// CR4 bits that guests may have: VME, PVI, TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR,
-/// OSXMMEXCPT, UMIP, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP, PKE. Hardware refuses those that it
-/// lacks.
+/// OSXMMEXCPT, UMIP, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP, PKE; each if its feature is there
+/// ([`cr4_bits`]).
 const CR4_KNOWN: u64 = 0x0077_0fff;
 /// CR4 bits that no guest may set, because no policy shows what they turn on, or because their
 /// state is not switched: LA57, VMXE, SMXE, CET, PKS, UINTR, LAM and what comes later.
 pub const CR4_DENIED: u64 = !CR4_KNOWN;
 
+/// Bits of CR4 that come with a feature. Not every CPU with hardware virtualisation has these.
+const CR4_FEATURES: [(u64, Feature); 8] = [
+    (0b11, f::VME),
+    (1 << 11, f::UMIP),
+    (1 << 16, f::FSGSBASE),
+    (CR4_PCIDE, f::PCID),
+    (1 << 18, f::XSAVE),
+    (1 << 20, f::SMEP),
+    (1 << 21, f::SMAP),
+    (1 << 22, f::PKU),
+];
+
+/// Bits of CR4 that a guest with these features may set. Where the move exits, nobody but us
+/// refuses the others: the next entry would fail.
+pub(crate) fn cr4_bits(features: &FeatureSet) -> u64 {
+    CR4_FEATURES
+        .iter()
+        .filter(|&&(_, feature)| !features.has(feature))
+        .fold(CR4_KNOWN, |bits, (bit, _)| bits & !bit)
+}
+
+/// PE, MP, EM, TS, ET, NE, WP, AM, NW, CD, PG.
+const CR0_KNOWN: u64 = 0xe005_003f;
 const CR0_PE: u64 = 1;
 const CR0_ET: u64 = 1 << 4;
 const CR0_NW: u64 = 1 << 29;
@@ -58,8 +83,11 @@ const CR0_CD: u64 = 1 << 30;
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const CR4_PCIDE: u64 = 1 << 17;
+const EFER_SCE: u64 = 1;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
+const EFER_NXE: u64 = 1 << 11;
+const EFER_FFXSR: u64 = 1 << 14;
 /// CR3: keep the PCID's translations.
 const CR3_NOFLUSH: u64 = 1 << 63;
 
@@ -98,11 +126,11 @@ impl Now {
         self.efer & EFER_LMA == 0 || val >> bits == 0
     }
 
-    /// MOV to CR4.
-    const fn may_set_cr4(&self, val: u64) -> bool {
+    /// MOV to CR4, of which the guest may have `bits`.
+    const fn may_set_cr4(&self, val: u64, bits: u64) -> bool {
         let is_long = self.efer & EFER_LMA != 0;
         let sets_pcide = val & CR4_PCIDE != 0 && self.cr4 & CR4_PCIDE == 0;
-        val & CR4_DENIED == 0
+        val & !bits == 0
             && (val & CR4_PAE != 0 || !is_long)
             && !(sets_pcide && (!is_long || self.cr3 & 0xfff != 0))
     }
@@ -121,6 +149,49 @@ fn now<B: HvmBackend>(hvm: &B, hw: &B::Vcpu) -> Now {
         cr4: hvm.get(hw, Reg::Cr4),
         efer,
         is_64bit: efer & EFER_LMA != 0 && hvm.segment(hw, Seg::Cs).ar & 1 << 13 != 0,
+    }
+}
+
+/// What a domain's vCPUs may have in control registers, whoever sets them.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    cr4: u64,
+    efer: u64,
+    address_bits: u32,
+}
+
+impl Limits {
+    /// Those of a domain.
+    pub fn of<M: Machine>(d: &Domain<M>) -> Self {
+        Self::new(d.policy.features(), address_bits(d))
+    }
+
+    fn new(features: &FeatureSet, address_bits: u32) -> Self {
+        let optional = [(EFER_NXE, f::NX), (EFER_FFXSR, f::FFXSR)];
+        let efer = optional
+            .iter()
+            .filter(|&&(_, feature)| features.has(feature))
+            .fold(EFER_SCE | EFER_LME | EFER_LMA, |bits, (bit, _)| bits | bit);
+        Self {
+            cr4: cr4_bits(features),
+            efer,
+            address_bits,
+        }
+    }
+
+    /// What the entry into the guest depends on, for registers that are set together.
+    pub(super) fn allow(&self, cr0: u64, cr3: u64, cr4: u64, efer: u64) -> bool {
+        let (pe, pg) = (cr0 & CR0_PE != 0, cr0 & CR0_PG != 0);
+        let is_long = efer & EFER_LME != 0 && pg;
+        cr0 & !CR0_KNOWN == 0
+            && (pe || !pg)
+            && (cr0 & CR0_NW == 0 || cr0 & CR0_CD != 0)
+            && cr4 & !self.cr4 == 0
+            && efer & !self.efer == 0
+            && (efer & EFER_LMA != 0) == is_long
+            && (!is_long || cr4 & CR4_PAE != 0)
+            && (is_long || cr4 & CR4_PCIDE == 0)
+            && cr3 >> self.address_bits == 0
     }
 }
 
@@ -165,7 +236,7 @@ pub(crate) fn access<M: Machine>(
     let is_legal = match cr {
         0 => old.may_set_cr0(val),
         3 => old.may_set_cr3(val, address_bits(d)),
-        4 => old.may_set_cr4(val),
+        4 => old.may_set_cr4(val, cr4_bits(d.policy.features())),
         8 => val <= 15,
         _ => return hvm.inject(hw, super::exit::UD),
     };
@@ -279,18 +350,67 @@ mod tests {
 
     #[test]
     fn cr4() {
-        assert!(LONG.may_set_cr4(CR4_PAE | 1 << 20 | 1 << 21));
-        assert!(!LONG.may_set_cr4(0), "PAE stays in long mode");
-        assert!(FLAT.may_set_cr4(0));
-        assert!(!FLAT.may_set_cr4(CR4_PCIDE), "PCIDs need long mode");
-        assert!(LONG.may_set_cr4(CR4_PAE | CR4_PCIDE));
+        assert!(LONG.may_set_cr4(CR4_PAE | 1 << 20 | 1 << 21, CR4_KNOWN));
+        assert!(!LONG.may_set_cr4(0, CR4_KNOWN), "PAE stays in long mode");
+        assert!(FLAT.may_set_cr4(0, CR4_KNOWN));
+        assert!(
+            !FLAT.may_set_cr4(CR4_PCIDE, CR4_KNOWN),
+            "PCIDs need long mode"
+        );
+        assert!(LONG.may_set_cr4(CR4_PAE | CR4_PCIDE, CR4_KNOWN));
         let mut odd = LONG;
         odd.cr3 = 0x1001;
-        assert!(!odd.may_set_cr4(CR4_PAE | CR4_PCIDE));
+        assert!(!odd.may_set_cr4(CR4_PAE | CR4_PCIDE, CR4_KNOWN));
         // LA57, VMXE, SMXE, CET, PKS, UINTR, LAM, FRED and what is reserved.
         for bit in [12, 13, 14, 15, 19, 23, 24, 25, 28, 32, 63] {
-            assert!(!LONG.may_set_cr4(CR4_PAE | 1 << bit), "bit {bit}");
+            assert!(
+                !LONG.may_set_cr4(CR4_PAE | 1 << bit, CR4_KNOWN),
+                "bit {bit}"
+            );
         }
+    }
+
+    #[test]
+    fn cr4_bits_come_with_features() {
+        let mut features = FeatureSet::EMPTY;
+        let none = cr4_bits(&features);
+        assert!(LONG.may_set_cr4(CR4_PAE, none));
+        for bit in [0, 1, 11, 16, 17, 18, 20, 21, 22] {
+            assert!(!LONG.may_set_cr4(CR4_PAE | 1 << bit, none), "bit {bit}");
+        }
+        features.set(f::SMEP, true);
+        let smep = cr4_bits(&features);
+        assert!(LONG.may_set_cr4(CR4_PAE | 1 << 20, smep));
+        assert!(!LONG.may_set_cr4(CR4_PAE | 1 << 21, smep));
+    }
+
+    #[test]
+    fn registers_that_are_set_together() {
+        let (cr0, cr4, efer) = (CR0_PE | CR0_PG, CR4_PAE, EFER_LME | EFER_LMA);
+        let limits = Limits::new(&FeatureSet::EMPTY, 40);
+        assert!(limits.allow(cr0, 0x1000, cr4, efer));
+        assert!(limits.allow(CR0_PE | CR0_ET, 0, 0, 0));
+        for (cr0, cr3, cr4, efer) in [
+            (cr0 | CR0_NW, 0, cr4, efer),
+            (cr0 | 1 << 32, 0, cr4, efer),
+            (CR0_PG, 0, cr4, 0),
+            (cr0, 1 << 40, cr4, efer),
+            (cr0, 0, cr4 | 1 << 20, efer),
+            (cr0, 0, 0, efer),
+            (cr0, 0, cr4, EFER_LME),
+            (CR0_PE, 0, cr4, EFER_LMA),
+            (cr0, 0, cr4, efer | EFER_NXE),
+            (cr0, 0, cr4, efer | EFER_FFXSR),
+            (cr0, 0, cr4, efer | 1 << 12),
+        ] {
+            assert!(
+                !limits.allow(cr0, cr3, cr4, efer),
+                "{cr0:#x} {cr3:#x} {cr4:#x} {efer:#x}"
+            );
+        }
+        let mut features = FeatureSet::EMPTY;
+        features.set(f::NX, true);
+        assert!(Limits::new(&features, 40).allow(cr0, 0, cr4, efer | EFER_NXE));
     }
 
     #[test]

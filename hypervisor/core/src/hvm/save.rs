@@ -11,7 +11,7 @@ use xen_abi::hvm_save::{HvmHwCpu, XEN_X86_FPU_INITIALISED};
 use zerocopy::FromZeros;
 
 use super::backend::{GuestRegs, HvmBackend, Reg, Seg, Segment};
-use super::cr::CR4_DENIED;
+use super::cr::Limits;
 use super::msr::is_pat;
 
 /// A record that no vCPU could have produced.
@@ -21,16 +21,6 @@ pub struct BadRecord;
 const UNUSABLE: u32 = 1 << 16;
 const PRESENT: u32 = 1 << 7;
 
-const CR0_PE: u64 = 1;
-const CR0_PG: u64 = 1 << 31;
-/// CR0 has PE, MP, EM, TS, ET, NE, WP, AM, NW, CD, PG.
-const CR0_KNOWN: u64 = 0xe005_003f;
-const CR4_PAE: u64 = 1 << 5;
-
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
-/// SCE, LME, LMA, NXE, FFXSR.
-const EFER_KNOWN: u64 = 1 | EFER_LME | EFER_LMA | 1 << 11 | 1 << 14;
 /// Bits of RFLAGS that are not always 0.
 const RFLAGS_KNOWN: u64 = 0x3f_7fd7;
 
@@ -97,17 +87,8 @@ pub fn save<B: HvmBackend>(hvm: &B, hw: &mut B::Vcpu, tsc: u64) -> HvmHwCpu {
 }
 
 /// What of a record the entry into the guest depends on.
-fn check(r: &HvmHwCpu) -> Result<(), BadRecord> {
-    let (pe, pg) = (r.cr0 & CR0_PE != 0, r.cr0 & CR0_PG != 0);
-    let long = r.msr_efer & EFER_LME != 0;
-    let is_legal = r.cr0 & !CR0_KNOWN == 0
-        && (pe || !pg)
-        && r.cr4 & CR4_DENIED == 0
-        && r.cr4 >> 32 == 0
-        && r.msr_efer & !EFER_KNOWN == 0
-        && (r.msr_efer & EFER_LMA != 0) == (long && pg)
-        && !(long && pg && r.cr4 & CR4_PAE == 0)
-        && r.cr3 >> 52 == 0
+fn check(r: &HvmHwCpu, limits: &Limits) -> Result<(), BadRecord> {
+    let is_legal = limits.allow(r.cr0, r.cr3, r.cr4, r.msr_efer)
         && r.dr7 >> 32 == 0
         && [
             r.msr_lstar,
@@ -129,12 +110,17 @@ fn check(r: &HvmHwCpu) -> Result<(), BadRecord> {
     if is_legal { Ok(()) } else { Err(BadRecord) }
 }
 
-/// Gives a vCPU that is at rest these registers.
+/// Gives a vCPU that is at rest these registers, within its domain's limits.
 ///
 /// # Errors
 /// [`BadRecord`]: nothing has changed.
-pub fn load<B: HvmBackend>(hvm: &B, hw: &mut B::Vcpu, r: &HvmHwCpu) -> Result<(), BadRecord> {
-    check(r)?;
+pub fn load<B: HvmBackend>(
+    hvm: &B,
+    hw: &mut B::Vcpu,
+    r: &HvmHwCpu,
+    limits: &Limits,
+) -> Result<(), BadRecord> {
+    check(r, limits)?;
     if r.flags & XEN_X86_FPU_INITIALISED != 0 {
         for (to, from) in B::xsave_area(hw).iter_mut().zip(r.fpu_regs) {
             *to = from;

@@ -21,6 +21,7 @@ use super::{Op, other};
 use crate::access::{Granted, Priv};
 use crate::domain::{Domain, HwVcpu, Vcpu};
 use crate::hvm::backend::{HvmBackend, Reg, Seg};
+use crate::hvm::cr::Limits;
 use crate::hvm::save::{self, BadRecord};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
@@ -311,7 +312,7 @@ fn load_stream<M: Machine>(
         let (code, instance, body) = r?;
         let vcpu = || d.vcpu(VcpuId(instance.into())).ok_or(Errno::EINVAL);
         match code {
-            HVM_SAVE_CODE_CPU => load_cpu(hv, vcpu()?, &record(body)?)?,
+            HVM_SAVE_CODE_CPU => load_cpu(hv, d, vcpu()?, &record(body)?)?,
             HVM_SAVE_CODE_LAPIC => {
                 let regs = lapic_regs(stream, instance)?;
                 let v = vcpu()?;
@@ -346,8 +347,14 @@ fn lapic_regs(stream: &[u8], of: u16) -> Result<HvmHwLapicRegs, Errno> {
     record(found.ok_or(Errno::ENODATA)?.2)
 }
 
-fn load_cpu<M: Machine>(hv: &Hypervisor<M>, v: &Arc<Vcpu<M>>, r: &HvmHwCpu) -> Result<(), Errno> {
-    with_state(hv, v, |hvm, hw| save::load(hvm, hw, r))??;
+fn load_cpu<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    v: &Arc<Vcpu<M>>,
+    r: &HvmHwCpu,
+) -> Result<(), Errno> {
+    let limits = Limits::of(d);
+    with_state(hv, v, |hvm, hw| save::load(hvm, hw, r, &limits))??;
     // When it runs: its memory may come after its registers.
     v.attention
         .fetch_or(crate::domain::vcpu::attention::PDPTES, Ordering::SeqCst);

@@ -15,6 +15,7 @@ use zerocopy::FromZeros;
 use super::super::{Ctx, OK, OpResult};
 use crate::access::{Granted, Hook};
 use crate::domain::vcpu::attention;
+use crate::hvm::cr::Limits;
 use crate::hvm::save;
 use crate::machine::Machine;
 
@@ -45,7 +46,8 @@ pub(super) fn initialise<M: Machine>(
         return Err(Errno::EEXIST);
     }
     let hv = c.hv;
-    let loaded = hv.with_state(&v, |hw| save::load(hv.machine.hvm(), hw, &record));
+    let limits = Limits::of(c.d);
+    let loaded = hv.with_state(&v, |hw| save::load(hv.machine.hvm(), hw, &record, &limits));
     if !matches!(loaded, Some(Ok(()))) {
         v.is_initialised.store(false, Ordering::Release);
         return Err(Errno::EINVAL);
