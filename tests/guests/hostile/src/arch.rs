@@ -1,11 +1,13 @@
 //! Entry, tables, and traps that are survived.
 //!
 //! Each vCPU has a stack of 32 KiB whose lowest words are its own: where to land when something
-//! traps, its number, and ticks of its timer. So nothing depends on segments or MSRs, which the
-//! guest itself spoils.
+//! traps, its number, and ticks of its timer. Whatever interrupts arrives on the lower part of the
+//! same stack, so nothing depends on RSP, segments or MSRs, which the guest itself spoils.
 // UNSAFETY: this is the guest's whole privileged layer.
 
 use core::arch::{asm, global_asm};
+
+use crate::counts::VCPUS;
 
 /// Registers that [`run`] loads: rax rcx rdx rbx rbp rsi rdi r8 to r15.
 pub(crate) type Registers = [u64; 15];
@@ -91,7 +93,6 @@ start64:
     .globl start_other
 start_other:
     lgdt gdt_pointer
-    lidt idt_pointer
     pushq $8
     leaq 5f(%rip), %rax
     pushq %rax
@@ -213,15 +214,9 @@ interrupt_entry:
     .balign 8
 gdt:
     .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
-    .globl gdt_pointer
 gdt_pointer:
     .word 23
     .quad gdt
-    .balign 8
-    .globl idt_pointer
-idt_pointer:
-    .word 4095
-    .quad idt
     .popsection
 
     .pushsection .bss, "aw", @nobits
@@ -250,6 +245,7 @@ unsafe extern "C" {
     fn start_other();
     fn run_code(code: u64, registers: *const Registers) -> u64;
     static mut idt: [[u64; 2]; 256];
+    static mut stack_0: [u64; 4096];
     static mut stack_1: [u64; 4096];
     static mut page_tables: [u64; 512];
 }
@@ -278,32 +274,72 @@ pub(crate) fn begin() {
     unsafe { own_words().add(TICKS).write_volatile(0) };
 }
 
-/// Fills the interrupt table; loads it; numbers the stacks.
+/// Descriptors of a vCPU: null, code, data, and two words of its task state.
+static mut GDT: [[u64; 5]; VCPUS] =
+    [[0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0, 0]; VCPUS];
+/// Task states, in words of 32 bits, for their stacks of interrupts.
+static mut TASKS: [[u32; 26]; VCPUS] = [[0; 26]; VCPUS];
+
+/// Where the stacks of traps and of NMIs begin, from the bottom.
+const TRAPS: u64 = 12288;
+const NMIS: u64 = 4096;
+
+#[repr(C, packed)]
+struct Pointer {
+    limit: u16,
+    base: u64,
+}
+
+/// Fills the tables, loads them, numbers the stacks.
 pub(crate) fn init() {
-    let gate = |handler: unsafe extern "C" fn()| {
+    let gate = |handler: unsafe extern "C" fn(), stack: u64| {
         let at = handler as *const () as u64;
-        let low = (at & 0xffff) | (8 << 16) | (0x8e00 << 32) | ((at >> 16 & 0xffff) << 48);
+        let low = (at & 0xffff) | 8 << 16 | stack << 32 | 0x8e00 << 32 | (at >> 16 & 0xffff) << 48;
         [low, at >> 32]
     };
     // SAFETY: one vCPU runs, interrupts are off: nobody else touches tables and stacks.
     unsafe {
+        let table = (&raw mut idt).cast::<[u64; 2]>();
         for vector in 0..256 {
-            let handler: unsafe extern "C" fn() = match vector {
-                2 => nmi_entry,
-                0..32 => trap_entry,
-                _ => interrupt_entry,
+            let gate = match vector {
+                2 => gate(nmi_entry, 2),
+                0..32 => gate(trap_entry, 1),
+                _ => gate(interrupt_entry, 1),
             };
-            (&raw mut idt[vector]).write(gate(handler));
+            table.add(vector).write(gate);
         }
-        (&raw mut stack_1[NUMBER]).write(1);
+        let stacks = [&raw mut stack_0, &raw mut stack_1];
+        for (number, stack) in stacks.into_iter().enumerate() {
+            (&raw mut (*stack)[NUMBER]).write(number as u64);
+            for (word, top) in [(9, TRAPS), (11, NMIS)] {
+                let top = stack as u64 + top;
+                (&raw mut TASKS[number][word]).write(top as u32);
+            }
+        }
     }
     load_tables();
 }
 
 /// Loads the descriptor tables again.
 pub(crate) fn load_tables() {
-    // SAFETY: both are static and filled.
-    unsafe { asm!("lgdt [gdt_pointer]", "lidt [idt_pointer]", options(nostack)) };
+    let number = number();
+    // SAFETY: the tables are this vCPU's, or nobody's to write; they are filled.
+    unsafe {
+        let task = &raw const TASKS[number] as u64;
+        // Not busy, or it cannot be loaded.
+        let low = 103 | (task & 0xff_ffff) << 16 | 0x89 << 40 | (task >> 24 & 0xff) << 56;
+        (&raw mut GDT[number][3]).write_volatile(low);
+        let descriptors = Pointer {
+            limit: 39,
+            base: &raw const GDT[number] as u64,
+        };
+        let interrupts = Pointer {
+            limit: 4095,
+            base: &raw const idt as u64,
+        };
+        asm!("lgdt [{}]", "ltr {:x}", "lidt [{}]", in(reg) &raw const descriptors, in(reg) 24,
+            in(reg) &raw const interrupts, options(nostack));
+    }
 }
 
 /// Where the other vCPU starts: rip, rsp, cr3.

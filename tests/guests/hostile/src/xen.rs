@@ -29,13 +29,18 @@ pub(crate) fn init() -> DomId {
     DomId(ecx as u16)
 }
 
+/// Is this an AMD CPU, and so SVM?
+pub(crate) fn is_amd() -> bool {
+    IS_AMD.load(Ordering::Relaxed)
+}
+
 /// A hypercall.
 pub(crate) fn call(number: u64, args: [u64; 5]) -> i64 {
     let [a, b, c, d, e] = args;
     let result: u64;
     // SAFETY: the hypervisor does no more than it was asked for: harm to this guest.
     unsafe {
-        if IS_AMD.load(Ordering::Relaxed) {
+        if is_amd() {
             asm!("vmmcall", inout("rax") number => result, inout("rdi") a => _, inout("rsi") b => _,
                 inout("rdx") c => _, inout("r10") d => _, inout("r8") e => _);
         } else {
