@@ -171,3 +171,7 @@ fn write(layout: &Layout, name: &str, archive: Archive) -> Result<PathBuf> {
         .with_context(|| format!("writing {}", path.display()))?;
     Ok(path)
 }
+
+#[cfg(test)]
+#[path = "init_tests.rs"]
+mod tests;

@@ -63,9 +63,8 @@ impl Userland {
         match session.console.expect(&patterns, timeout) {
             Ok(found) if found.index == 0 => {
                 session.console.rest_of_line(timeout)?;
-                // Takes the shell's greeting off the line, and its prompt for good.
-                session.console.shell("PS1=", timeout)?;
-                // Chatter of drivers would stand in the middle of answers; errors still come.
+                // Takes the shell's greeting off the line. Chatter of drivers would stand in the
+                // middle of answers; errors still come.
                 session.console.shell("dmesg -n 4", timeout)?;
                 Ok(Self { session })
             }

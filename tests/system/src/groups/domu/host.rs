@@ -171,10 +171,7 @@ impl Host {
         let timeout = self.userland.session.machine().seconds(30);
         let console = &mut self.userland.session.console;
         console.send(&format!("xl console {name}\n"))?;
-        console.send("\n")?;
-        let begun = console
-            .expect(&["guest# "], timeout)
-            .and_then(|_| console.shell("stty -echo; PS1=; dmesg -n 1", timeout));
+        let begun = console.shell("stty -echo; dmesg -n 1", timeout);
         let said = begun.and_then(|_| {
             f(&mut Guest {
                 userland: &mut self.userland,
@@ -185,7 +182,6 @@ impl Host {
             Err(_) => format!("\n{}", self.userland.session.evidence()),
         };
         let console = &mut self.userland.session.console;
-        console.send("PS1='guest# '\n")?;
         std::thread::sleep(Duration::from_millis(300));
         console.send("\x1d")?;
         std::thread::sleep(Duration::from_millis(300));
