@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -134,18 +134,87 @@ pub(crate) fn connect(context: &mut Context, d: DomId, mut terminal: File, escap
             break;
         }
         if ready.get(1) == Some(&true) {
-            let count = rustix::io::read(stdin.as_fd(), &mut buffer)?;
-            let input = buffer.get(..count).unwrap_or_default();
-            if raw.0.is_some()
-                && let Some(at) = input.iter().position(|byte| *byte == escape)
-            {
-                terminal.write_all(input.get(..at).unwrap_or_default())?;
-                break;
+            let escape = raw.0.is_some().then_some(escape);
+            let (count, next) = typed(stdin.as_fd(), &mut buffer, escape)?;
+            terminal.write_all(buffer.get(..count).unwrap_or_default())?;
+            match next {
+                Next::More => {}
+                // Input from a file may end before the guest does.
+                Next::End => has_input = false,
+                Next::Leave => break,
             }
-            terminal.write_all(input)?;
-            // Input from a file may end before the guest does.
-            has_input = count != 0;
         }
     }
     Ok(())
+}
+
+/// What follows some input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    More,
+    End,
+    /// The escape character, which is taken.
+    Leave,
+}
+
+/// Reads what is there, up to the escape character: what was typed after it is for who reads
+/// next, the shell, so it is not taken. Nothing is put back into a terminal, hence the single
+/// bytes where there is such a character.
+fn typed(input: BorrowedFd<'_>, buffer: &mut [u8], escape: Option<u8>) -> Result<(usize, Next)> {
+    let Some(escape) = escape else {
+        let count = rustix::io::read(input, buffer)?;
+        return Ok((count, if count == 0 { Next::End } else { Next::More }));
+    };
+    let mut len = 0;
+    while let Some(place) = buffer.get_mut(len..=len) {
+        let mut fds = [PollFd::from_borrowed_fd(input, PollFlags::IN)];
+        if len > 0 && poll(&mut fds, Some(&rustix::event::Timespec::default()))? == 0 {
+            break;
+        }
+        if rustix::io::read(input, &mut *place)? == 0 {
+            return Ok((len, Next::End));
+        }
+        if *place == [escape] {
+            return Ok((len, Next::Leave));
+        }
+        len += 1;
+    }
+    Ok((len, Next::More))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn what_is_typed_after_the_escape_character_stays() {
+        let (mut keys, mut input) = UnixStream::pair().unwrap();
+        let mut buffer = [0; 8];
+        keys.write_all(b"first\x1dls\n").unwrap();
+        let (count, next) = typed(input.as_fd(), &mut buffer, Some(ESCAPE)).unwrap();
+        assert_eq!((&buffer[..count], next), (&b"first"[..], Next::Leave));
+        let mut rest = [0; 3];
+        input.read_exact(&mut rest).unwrap();
+        assert_eq!(&rest, b"ls\n");
+    }
+
+    #[test]
+    fn input_comes_in_pieces_and_ends() {
+        let (mut keys, input) = UnixStream::pair().unwrap();
+        let mut buffer = [0; 4];
+        let mut read = |escape| {
+            let (count, next) = typed(input.as_fd(), &mut buffer, escape).unwrap();
+            (buffer[..count].to_vec(), next)
+        };
+        keys.write_all(b"abcdef").unwrap();
+        assert_eq!(read(Some(ESCAPE)), (b"abcd".to_vec(), Next::More));
+        assert_eq!(read(Some(ESCAPE)), (b"ef".to_vec(), Next::More));
+        // Without a terminal there is no such character.
+        keys.write_all(b"\x1d").unwrap();
+        assert_eq!(read(None), (vec![ESCAPE], Next::More));
+        drop(keys);
+        assert_eq!(read(Some(ESCAPE)), (Vec::new(), Next::End));
+        assert_eq!(read(None), (Vec::new(), Next::End));
+    }
 }

@@ -116,7 +116,7 @@ pub(crate) const GROUPS: &[Group] = &[
     ),
     long(
         "domu-long",
-        "SVM: guests with both kernels, and 200 one after the other",
+        "SVM: guests with both kernels, 64 MiB each way over their cards",
         domu::svm_long,
     ),
     long(
@@ -129,7 +129,31 @@ pub(crate) const GROUPS: &[Group] = &[
         "VMX: the same, fewer calls",
         domu::hostile_vmx,
     ),
-    long("domu-bochs", "VMX: a guest by xl create", domu::vmx),
+    long(
+        "domu-kills",
+        "SVM: SIGKILL for xenstored, xenconsoled, xl create in mid-way",
+        domu::svm_kills,
+    ),
+    long(
+        "domu-cycles",
+        "SVM: 200 guests one after the other leave nothing",
+        domu::svm_cycles,
+    ),
+    long(
+        "domu-many",
+        "SVM: 60 guests at once, each answers over its card",
+        domu::svm_many,
+    ),
+    long(
+        "domu-bochs",
+        "VMX: a guest from create to shutdown, and a few one after the other",
+        domu::vmx,
+    ),
+    long(
+        "domu-bochs-work",
+        "VMX: guests with both kernels: disk, network, reboot, crash",
+        domu::vmx_work,
+    ),
     short("endings", "SVM: reboot and a crashed dom0", boots::endings),
     native(short(
         "devices",

@@ -13,6 +13,46 @@ fn memory(host: &mut Host, name: &str) -> Result<u32> {
     Ok(text.parse()?)
 }
 
+/// What a guest does meanwhile: its disk is written and verified past the cache, its memory
+/// filled and summed, until /tmp/go is gone. Rounds are counted in /tmp/rounds.
+const WORK: &str = "touch /tmp/go; echo 0 >/tmp/rounds; (n=0; while [ -e /tmp/go ]; do \
+     agent disk /dev/xvda 16 2 >/tmp/said 2>&1 && dd if=/dev/urandom of=/tmp/a bs=64k count=128 2>/dev/null \
+     && cp /tmp/a /tmp/b && cmp /tmp/a /tmp/b || break; \
+     n=$((n + 1)); echo $n >/tmp/rounds; done; rm -f /tmp/a /tmp/b) & true";
+
+/// The guest `one` works while its memory goes down and up.
+fn memory_at_work(host: &mut Host) -> Result<String> {
+    host.inside("one", |guest| guest.run(WORK, 20))?;
+    for target in [104, 150, 112, 160, 128] {
+        host.run(&format!("xl mem-set one {target}"), 30)?;
+        host.until(
+            &format!(
+                "m=$(xl list one | awk 'NR == 2 {{print $3}}'); echo $m; \
+                 [ $m -ge {} ] && [ $m -le {} ]",
+                target - 6,
+                target + 2
+            ),
+            60,
+        )?;
+        // It works with that much, too.
+        host.inside("one", |guest| {
+            guest.run(
+                "a=$(cat /tmp/rounds); i=0; until [ \"$(cat /tmp/rounds)\" -ge $((a + 2)) ] || [ $i = 300 ]; \
+                 do sleep 0.2; i=$((i + 1)); done; [ $i -lt 300 ] || { cat /tmp/said; false; }",
+                120,
+            )
+        })?;
+    }
+    let rounds = host.inside("one", |guest| {
+        guest.run(
+            "rm /tmp/go; wait; cat /tmp/said; ! dmesg | grep -i -E 'out of memory|I/O error'",
+            60,
+        )?;
+        guest.run("cat /tmp/rounds", 20)
+    })?;
+    Ok(format!("{rounds} rounds of work"))
+}
+
 /// Changes the guest `one`, which runs.
 pub(super) fn memory_and_devices(host: &mut Host, report: &mut Report, group: &str) {
     report.check(&format!("{group}/mem-set"), || {
@@ -34,6 +74,7 @@ pub(super) fn memory_and_devices(host: &mut Host, report: &mut Report, group: &s
         host.until("[ $(xl list one | awk 'NR == 2 {print $3}') -le 130 ]", 60)?;
         Ok(format!("{} MiB", memory(host, "one")?))
     });
+    report.check(&format!("{group}/mem-set-at-work"), || memory_at_work(host));
     report.check(&format!("{group}/mem-max"), || {
         // The guest asks for what it was promised, and gets no more than it may have.
         host.run("xl mem-max one 132; xenstore write /local/domain/$(xl domid one)/memory/target 163840; sleep 3", 30)?;

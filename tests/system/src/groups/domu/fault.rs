@@ -67,6 +67,40 @@ pub(super) fn refusals(host: &mut Host, report: &mut Report, group: &str) {
     });
 }
 
+/// The file behind a guest's disk gets shorter: reads fail and the guest lives; writing gives
+/// the file its length again.
+pub(super) fn truncated(host: &mut Host, report: &mut Report, group: &str) {
+    report.check(&format!("{group}/truncated"), || {
+        let before = host.census()?;
+        host.run("truncate -s 24M /tmp/cut.img", 20)?;
+        let more = "disk = [\"/tmp/cut.img,raw,xvda,rw\"]";
+        host.write("/etc/xen/cut.cfg", &config("cut", Linux::V6_12, 25, more))?;
+        host.forget("cut")?;
+        host.run("xl create /etc/xen/cut.cfg", 120)?;
+        host.is_up("cut", 120)?;
+        host.inside("cut", |guest| guest.run("agent disk /dev/xvda 24 2", 120))?;
+        host.run("truncate -s 1M /tmp/cut.img", 20)?;
+        let said = host.inside("cut", |guest| {
+            let read = "dd if=/dev/xvda of=/dev/null bs=1M";
+            guest.run(
+                "echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/xvda of=/dev/null bs=1M count=1",
+                60,
+            )?;
+            let said = guest.run(&format!("! {read} 2>&1"), 60)?;
+            guest.run("dd if=/dev/zero of=/dev/xvda bs=1M count=24 conv=fsync", 60)?;
+            guest.run(&format!("echo 3 >/proc/sys/vm/drop_caches; {read}"), 60)?;
+            Ok(said)
+        })?;
+        ensure!(said.contains("I/O error"), "{said}");
+        host.run(
+            "ping -c 1 -w 5 10.0.2.25; xl destroy cut; rm /tmp/cut.img",
+            60,
+        )?;
+        host.same_but_for_growth(&before)?;
+        Ok("reads of 23 of 24 MiB fail, until they are written")
+    });
+}
+
 /// SIGKILL for each of the programs.
 pub(super) fn kills(host: &mut Host, report: &mut Report, group: &str) {
     report.check(&format!("{group}/second-of-a-name"), || {

@@ -15,7 +15,8 @@ pub(super) const ADDRESS: &str = "10.0.2.15";
 
 /// Starts both daemons; `{bridge}` is made as the README's dom0 makes it.
 const SET_UP: &[&str] = &[
-    "export PATH=/bin:/usr/sbin; mkdir -p /run /var/log/xen /var/lib/xen /mnt",
+    // Without job control, no word of the shell's own about a child stands in an answer.
+    "set +m; export PATH=/bin:/usr/sbin; mkdir -p /run /var/log/xen /var/lib/xen /mnt",
     "ip link add xenbr0 type bridge && ip link set xenbr0 up && ip address add 10.0.2.15/24 dev xenbr0",
     "for c in /sys/class/net/e*; do [ -e $c ] && ip link set ${c##*/} master xenbr0 up; done; true",
     "store() { setsid xenstored --init-dom0 </dev/null >>/var/log/xen/xenstored.log 2>&1 & }",
@@ -27,6 +28,8 @@ const SET_UP: &[&str] = &[
 /// dom0 with a toolstack.
 pub(super) struct Host {
     pub(super) userland: Userland,
+    /// There is a card to the outside.
+    pub(super) has_card: bool,
 }
 
 /// What guests may leave behind: two of these must be equal.
@@ -37,7 +40,7 @@ pub(super) struct Census {
     /// Frames that the hypervisor's allocator has.
     free: u64,
     /// Frames of the hypervisor's own.
-    hypervisor: u64,
+    pub(super) hypervisor: u64,
     /// Event channels of dom0, and what it maps of others' grants.
     ports: usize,
     mappings: String,
@@ -80,6 +83,7 @@ impl Host {
         }
         let mut host = Self {
             userland: Userland::boot(env, &boot, BOOT)?,
+            has_card,
         };
         for command in SET_UP {
             host.run(command, 60)?;
@@ -171,8 +175,12 @@ impl Host {
         let timeout = self.userland.session.machine().seconds(30);
         let console = &mut self.userland.session.console;
         console.send(&format!("xl console {name}\n"))?;
-        let begun = console.shell("stty -echo; dmesg -n 1", timeout);
-        let said = begun.and_then(|_| {
+        let set_up = "stty -echo; set +m; dmesg -n 1; [ ! -e /usr/sbin/xl ]";
+        let begun = console.shell(set_up, timeout).and_then(|(said, status)| {
+            ensure!(status == 0, "this is dom0: {}", said.trim());
+            Ok(())
+        });
+        let said = begun.and_then(|()| {
             f(&mut Guest {
                 userland: &mut self.userland,
             })
@@ -182,10 +190,8 @@ impl Host {
             Err(_) => format!("\n{}", self.userland.session.evidence()),
         };
         let console = &mut self.userland.session.console;
-        std::thread::sleep(Duration::from_millis(300));
-        console.send("\x1d")?;
-        std::thread::sleep(Duration::from_millis(300));
-        console.send("\n")?;
+        // In one go: what follows the escape character is for dom0's shell.
+        console.send("\x1d\n")?;
         console.shell("true", timeout)?;
         said.with_context(|| format!("in guest {name}{evidence}"))
     }

@@ -4,6 +4,7 @@ mod change;
 mod fault;
 mod harm;
 mod host;
+mod many;
 mod work;
 
 use anyhow::{Result, ensure};
@@ -100,13 +101,7 @@ fn cycles(host: &mut Host, report: &mut Report, group: &str, count: u32) {
 
 /// Everything, on one machine.
 pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
-    let settings = Dom0 {
-        options: "dom0_mem=1G guest_loglvl=all".to_owned(),
-        guests: &[Linux::V6_12],
-        ..Dom0::default()
-    };
-    let machine = env.machine("qemu-svm")?.memory(2048);
-    let Some(mut host) = dom0(env, report, "domu", machine, &settings) else {
+    let Some(mut host) = own(env, report, "domu", 2048, &[Linux::V6_12])? else {
         return Ok(());
     };
     life(&mut host, report, "domu");
@@ -115,6 +110,7 @@ pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
     change::endings(&mut host, report, "domu");
     cycles(&mut host, report, "domu", 5);
     fault::refusals(&mut host, report, "domu");
+    fault::truncated(&mut host, report, "domu");
     finish(host, report, "domu");
     Ok(())
 }
@@ -132,15 +128,27 @@ fn finish(mut host: Host, report: &mut Report, group: &str) {
     host.userland.poweroff(report, group);
 }
 
-/// More of everything: both kernels, 64 MiB, 200 guests one after the other.
-pub(crate) fn svm_long(env: &Env, report: &mut Report) -> Result<()> {
+/// A machine for a group of its own, with guests of these kernels.
+fn own(
+    env: &Env,
+    report: &mut Report,
+    group: &str,
+    memory: u32,
+    guests: &'static [Linux],
+) -> Result<Option<Host>> {
     let settings = Dom0 {
         options: "dom0_mem=1G guest_loglvl=all".to_owned(),
-        guests: &[Linux::V6_12, Linux::V6_1],
+        guests,
         ..Dom0::default()
     };
-    let machine = env.machine("qemu-svm")?.memory(3072);
-    let Some(mut host) = dom0(env, report, "domu-long", machine, &settings) else {
+    let machine = env.machine("qemu-svm")?.memory(memory);
+    Ok(dom0(env, report, group, machine, &settings))
+}
+
+/// More of everything: both kernels, 64 MiB.
+pub(crate) fn svm_long(env: &Env, report: &mut Report) -> Result<()> {
+    let guests = &[Linux::V6_12, Linux::V6_1];
+    let Some(mut host) = own(env, report, "domu-long", 2048, guests)? else {
         return Ok(());
     };
     life(&mut host, report, "domu-long");
@@ -157,26 +165,80 @@ pub(crate) fn svm_long(env: &Env, report: &mut Report) -> Result<()> {
         host.same_but_for_growth(&before)?;
         Ok(before.to_string())
     });
-    fault::kills(&mut host, report, "domu-long");
-    cycles(&mut host, report, "domu-long", 200);
     finish(host, report, "domu-long");
     Ok(())
 }
 
-/// The main path on the other backend.
-pub(crate) fn vmx(env: &Env, report: &mut Report) -> Result<()> {
+/// Programs of the toolstack are killed.
+pub(crate) fn svm_kills(env: &Env, report: &mut Report) -> Result<()> {
+    let Some(mut host) = own(env, report, "domu-kills", 2048, &[Linux::V6_12])? else {
+        return Ok(());
+    };
+    fault::kills(&mut host, report, "domu-kills");
+    finish(host, report, "domu-kills");
+    Ok(())
+}
+
+/// 200 guests one after the other.
+pub(crate) fn svm_cycles(env: &Env, report: &mut Report) -> Result<()> {
+    let Some(mut host) = own(env, report, "domu-cycles", 2048, &[Linux::V6_12])? else {
+        return Ok(());
+    };
+    life(&mut host, report, "domu-cycles");
+    cycles(&mut host, report, "domu-cycles", 200);
+    finish(host, report, "domu-cycles");
+    Ok(())
+}
+
+/// Many guests at once.
+pub(crate) fn svm_many(env: &Env, report: &mut Report) -> Result<()> {
+    let Some(mut host) = own(env, report, "domu-many", 6144, &[Linux::V6_12])? else {
+        return Ok(());
+    };
+    many::guests(&mut host, report, "domu-many", 60);
+    finish(host, report, "domu-many");
+    Ok(())
+}
+
+/// The other backend.
+fn on_bochs(
+    env: &Env,
+    report: &mut Report,
+    group: &str,
+    guests: &'static [Linux],
+) -> Result<Option<Host>> {
     let settings = Dom0 {
         options: "dom0_mem=512M guest_loglvl=all".to_owned(),
         firmware: Some(harness::Firmware::Bios),
-        guests: &[Linux::V6_12],
+        guests,
         ..Dom0::default()
     };
     let machine = env.machine("bochs-vmx")?;
-    let Some(mut host) = dom0(env, report, "domu-bochs", machine, &settings) else {
+    Ok(dom0(env, report, group, machine, &settings))
+}
+
+/// The main path there: every way to end.
+pub(crate) fn vmx(env: &Env, report: &mut Report) -> Result<()> {
+    let Some(mut host) = on_bochs(env, report, "domu-bochs", &[Linux::V6_12])? else {
         return Ok(());
     };
     life(&mut host, report, "domu-bochs");
     cycles(&mut host, report, "domu-bochs", 2);
     finish(host, report, "domu-bochs");
+    Ok(())
+}
+
+/// Guests with both kernels work there, with 2 vCPUs, a disk and a card; reboot, crash.
+pub(crate) fn vmx_work(env: &Env, report: &mut Report) -> Result<()> {
+    let guests = &[Linux::V6_12, Linux::V6_1];
+    let Some(mut host) = on_bochs(env, report, "domu-bochs-work", guests)? else {
+        return Ok(());
+    };
+    for linux in [Linux::V6_12, Linux::V6_1] {
+        let group = format!("domu-bochs-work/{}", linux.version());
+        work::everything(&mut host, report, &group, linux, 64)?;
+        change::endings(&mut host, report, &group);
+    }
+    finish(host, report, "domu-bochs-work");
     Ok(())
 }

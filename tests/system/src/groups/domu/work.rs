@@ -62,10 +62,16 @@ pub(super) fn everything(
         );
         Ok("8 MiB in, 24 MiB out")
     });
-    network(host, report, group, mib)
+    network(host, report, group, linux, mib)
 }
 
-fn network(host: &mut Host, report: &mut Report, group: &str, mib: u64) -> Result<()> {
+fn network(
+    host: &mut Host,
+    report: &mut Report,
+    group: &str,
+    linux: Linux,
+    mib: u64,
+) -> Result<()> {
     let server = NetServer::start()?;
     let bytes = mib << 20;
     report.check(&format!("{group}/ping"), || {
@@ -81,9 +87,12 @@ fn network(host: &mut Host, report: &mut Report, group: &str, mib: u64) -> Resul
     });
     let outside = format!("10.0.2.2:{}", server.port());
     for (name, address) in [("dom0", format!("{ADDRESS}:7000")), ("outside", outside)] {
+        if name == "outside" && !host.has_card {
+            continue;
+        }
         report.check(&format!("{group}/tcp-{name}"), || {
             host.run(
-                "pidof agent >/dev/null || setsid agent serve 0.0.0.0:7000 >/tmp/serve.log 2>&1",
+                "pidof agent >/dev/null || { setsid agent serve 0.0.0.0:7000 >/tmp/serve.log 2>&1 & }",
                 20,
             )?;
             host.inside("one", |guest| {
@@ -96,5 +105,26 @@ fn network(host: &mut Host, report: &mut Report, group: &str, mib: u64) -> Resul
     report.check(&format!("{group}/tcp-end"), || {
         host.run("kill $(pidof agent)", 20)
     });
+    report.check(&format!("{group}/tcp-guest"), || {
+        between_guests(host, linux, bytes)
+    });
     Ok(())
+}
+
+/// From the guest `one` to another one and back, by dom0's bridge.
+fn between_guests(host: &mut Host, linux: Linux, bytes: u64) -> Result<String> {
+    host.write("/etc/xen/two.cfg", &config("two", linux, 24, ""))?;
+    host.forget("two")?;
+    host.run("xl create /etc/xen/two.cfg", 120)?;
+    host.is_up("two", 120)?;
+    host.inside("two", |guest| {
+        guest.run("agent serve 0.0.0.0:7000 >/tmp/serve.log 2>&1 & true", 20)
+    })?;
+    let said = host.inside("one", |guest| {
+        let out = guest.run(&format!("agent send 10.0.2.24:7000 {bytes} 5"), 200)?;
+        let back = guest.run(&format!("agent receive 10.0.2.24:7000 {bytes} 6"), 200)?;
+        Ok(format!("{out}, {back}"))
+    })?;
+    host.run("xl destroy two", 60)?;
+    Ok(said)
 }
