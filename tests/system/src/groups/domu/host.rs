@@ -149,12 +149,23 @@ impl Host {
         text.parse().with_context(|| format!("xl domid: {text}"))
     }
 
-    /// Waits until a guest has said on its console, after `from` bytes of its log, that it is up.
+    /// Waits until a guest has said on its console that it is up. When it has not, what is
+    /// known of it is part of the error.
     pub(super) fn is_up(&mut self, name: &str, seconds: u64) -> Result<String> {
-        self.until(
-            &format!("grep -a GUEST: /var/log/xen/console/guest-{name}.log | tail -1 | grep GUEST"),
+        let log = format!("/var/log/xen/console/guest-{name}.log");
+        let up = self.until(
+            &format!("grep -a GUEST: {log} | tail -1 | grep GUEST"),
             seconds,
-        )
+        );
+        up.or_else(|error| {
+            let known = self.run(
+                &format!(
+                    "xl list; xl vcpu-list; tail -n 5 /var/log/xen/xl-{name}.log; tail -c 800 {log}"
+                ),
+                60,
+            );
+            Err(error.context(known.unwrap_or_else(|error| format!("{error:#}"))))
+        })
     }
 
     /// Forgets what a guest's console has said.
