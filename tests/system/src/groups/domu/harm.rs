@@ -71,7 +71,7 @@ fn lives(host: &mut Host, run: &Run, victim: u32) -> Result<String> {
         let devices = format!("disk=[\"/tmp/{name}.img,raw,xvda,rw\"] vif=[\"bridge=xenbr0\"]");
         host.run(
             &format!(
-                "setsid agent lives {name} {first} {calls} {} {victim} {patience} '{}' '{}' </dev/null >/tmp/{name}.log 2>&1 &",
+                "setsid agent lives {name} {first} {calls} {} {victim} {patience} '{}' '{}' </dev/null >/tmp/{name}.log 2>&1 & true",
                 run.life,
                 devices.split_once(' ').map_or("", |d| d.0),
                 devices.split_once(' ').map_or("", |d| d.1),

@@ -157,14 +157,14 @@ impl Host {
             &format!("grep -a GUEST: {log} | tail -1 | grep GUEST"),
             seconds,
         );
-        up.or_else(|error| {
+        up.map_err(|error| {
             let known = self.run(
                 &format!(
                     "xl list; xl vcpu-list; tail -n 5 /var/log/xen/xl-{name}.log; tail -c 800 {log}"
                 ),
                 60,
             );
-            Err(error.context(known.unwrap_or_else(|error| format!("{error:#}"))))
+            error.context(known.unwrap_or_else(|error| format!("{error:#}")))
         })
     }
 

@@ -119,7 +119,7 @@ pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
 fn finish(mut host: Host, report: &mut Report, group: &str) {
     report.check(&format!("{group}/kernel-log"), || {
         let log = host.run(
-            "dmesg | grep -E 'WARNING: CPU|BUG:|Oops|soft lockup|rcu.*stall' | grep -v fpu__init_system_xstate; true",
+            "dmesg | grep -v fpu__init_system_xstate | grep -A 30 -E 'WARNING: CPU|BUG:|Oops|soft lockup|rcu.*stall' | head -n 100; true",
             30,
         )?;
         ensure!(log.is_empty(), "{log}");
