@@ -88,8 +88,6 @@ const SINGLE: &[&[u8]] = &[
     &[0x0f, 0xae, 0x28],                                           // xrstor [rax]
     &[0x0f, 0xc7, 0x18],                                           // xrstors [rax]
     &[0x0f, 0xc7, 0x28],                                           // xsaves [rax]
-    &[0xff, 0xe0],                                                 // jmp rax
-    &[0xff, 0x10],                                                 // call [rax]
     &[0x0f, 0x05],                                                 // syscall
     &[0x0f, 0x07],                                                 // sysret
     &[0x0f, 0x34],                                                 // sysenter
@@ -131,7 +129,7 @@ const MEMORY: &[&[u8]] = &[
     &[0x66, 0x0f, 0x6f],
     &[0xd9],
     &[0xdd],
-    &[0x8f],
+    &[0x50, 0x8f],
 ];
 
 /// What is likely to end this life: page tables nowhere, jumps anywhere.
