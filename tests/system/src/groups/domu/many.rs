@@ -18,7 +18,7 @@ const MEMORY: u32 = 80;
 pub(super) fn guests(host: &mut Host, report: &mut Report, group: &str, count: u32) {
     let last = FIRST + count - 1;
     let mut before = None;
-    report.check(&format!("{group}/create"), || {
+    report.check(&format!("{group}/all-created"), || {
         before = Some(host.census()?);
         create(host, count)
     });
@@ -57,7 +57,7 @@ pub(super) fn guests(host: &mut Host, report: &mut Report, group: &str, count: u
     report.check(&format!("{group}/cost"), || {
         cost(host, before.as_ref(), count)
     });
-    report.check(&format!("{group}/destroy"), || {
+    report.check(&format!("{group}/all-destroyed"), || {
         host.run(
             &format!("for i in $(seq {FIRST} {last}); do xl destroy many$i || break; done"),
             600,
