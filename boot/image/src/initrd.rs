@@ -43,6 +43,7 @@ const SERVING_DRIVERS: &[&str] = &[
     "ext4",
     "crc32c_generic",
     "virtio_pci",
+    "virtio_blk",
     "virtio_net",
 ];
 
@@ -69,12 +70,13 @@ pub fn test(layout: &Layout, kernel: &Kernel, agent: Option<&Path>) -> Result<Pa
 /// Makes the initramfs of a dom0 that starts guests, all of it in memory: the tools, the
 /// agent, `/etc/xen/tiny.cfg`, and for each of `guests` (version, kernel) a
 /// `/var/lib/radon/vmlinuz-VERSION` and `guest-VERSION.cpio`; the hostile guest as
-/// `/var/lib/radon/hostile.elf`. Returns its path.
+/// `/var/lib/radon/hostile.elf`; `more` are further files, by name and source. Returns its path.
 pub fn serving(
     layout: &Layout,
     kernel: &Kernel,
     agent: &Path,
     guests: &[(&str, &Kernel)],
+    more: &[(&str, &Path)],
 ) -> Result<PathBuf> {
     let mut archive = base(layout, kernel, SERVING_DRIVERS, "test-init")?;
     let read =
@@ -102,7 +104,10 @@ pub fn serving(
             archive.file(&name, 0o644, &read(&kernel.vmlinuz())?);
         }
     }
-    let name = format!("initrd-serving-{own}-{}.cpio", guests.len());
+    for (name, path) in more {
+        archive.file(name, 0o644, &read(path)?);
+    }
+    let name = format!("initrd-serving-{own}-{}-{}.cpio", guests.len(), more.len());
     write(layout, &name, archive)
 }
 

@@ -114,7 +114,7 @@ fn small_guest(layout: &Layout, name: &str) -> Result<()> {
         "build",
         "--quiet",
         "--release",
-        "--package",
+        "--bin",
         name,
         "--target",
         triple,
@@ -131,7 +131,10 @@ fn small_guest(layout: &Layout, name: &str) -> Result<()> {
 pub(crate) fn bench(layout: &Layout, arguments: &[String]) -> Result<()> {
     if !arguments.iter().any(|a| a == "--native-only") {
         image(layout)?;
-        small_guest(layout, "bench-guest")?;
+        tools(layout)?;
+        for name in ["bench-guest", "tiny-guest", "hostile-guest"] {
+            small_guest(layout, name)?;
+        }
     }
     agent(layout)?;
     let mut command = cargo(layout);

@@ -52,6 +52,34 @@ pub(crate) fn row(name: &str, value: f64, reference: f64, goal: Goal) {
     );
 }
 
+/// Heads a table with a column for what `whose` is.
+pub(crate) fn head_beside(whose: &str) {
+    println!(
+        "{:<36}{:>16}{whose:>14}{:>16}{:>14}",
+        "", "Radon", "Xen 4.20", "goal"
+    );
+}
+
+/// A figure beside one of another place, where there are such.
+pub(crate) fn row_beside(
+    name: &str,
+    value: f64,
+    own: Option<f64>,
+    reference: Option<f64>,
+    goal: Option<Goal>,
+) {
+    let text = |value: Option<f64>| value.map_or("-".to_owned(), number);
+    let most = goal.map(|goal| goal.most(reference.unwrap_or(0.0)));
+    println!(
+        "{name:<36}{:>16}{:>14}{:>16}{:>14}  {}",
+        number(value),
+        text(own),
+        text(reference),
+        text(most),
+        goal.map_or("", |goal| goal.verdict(value, reference.unwrap_or(0.0)))
+    );
+}
+
 /// A figure without one.
 pub(crate) fn plain(name: &str, value: f64) {
     println!("{name:<34}{:>14}", number(value));

@@ -1,4 +1,4 @@
-//! `bench [--native-only] [--no-bochs]`: figures that do not depend on the load of the host.
+//! `bench [--native-only] [--no-bochs] [--guests-only]`: figures that do not depend on the load of the host.
 //!
 //! QEMU runs with `-icount`, where one instruction is one nanosecond of virtual
 //! time, on one CPU; a plugin counts what is executed, idle time excluded. In Bochs
@@ -9,6 +9,7 @@
 mod boot;
 mod counter;
 mod goal;
+mod guests;
 mod operations;
 
 use std::process::ExitCode;
@@ -27,11 +28,18 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let native_only = std::env::args().any(|word| word == "--native-only");
-    let no_bochs = std::env::args().any(|word| word == "--no-bochs");
+    let has = |word: &str| std::env::args().any(|argument| argument == word);
+    let (native_only, no_bochs) = (has("--native-only"), has("--no-bochs"));
     let layout = Layout::new()?;
+    if has("--guests-only") {
+        return guests::figures(&layout);
+    }
     if !native_only {
         operations::figures(&layout, no_bochs)?;
     }
-    boot::figures(&layout, native_only, no_bochs)
+    boot::figures(&layout, native_only, no_bochs)?;
+    if !native_only {
+        guests::figures(&layout)?;
+    }
+    Ok(())
 }

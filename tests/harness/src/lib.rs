@@ -5,6 +5,7 @@
 //! - [`console`]: the serial line: expect, send, and the whole log on disk
 //! - [`session`]: a running emulator; ends its own child and no other process
 //! - [`outcome`]: checks, their results, and the closing line
+//! - [`serving`]: how a dom0 begins to serve guests
 //! - [`netserver`]: the host's end of network tests
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ pub mod machine;
 pub mod netserver;
 pub mod outcome;
 mod qemu;
+pub mod serving;
 pub mod session;
 
 pub use boot::{Boot, Card, Disk, DiskBus, Firmware, Start};

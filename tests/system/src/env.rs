@@ -114,6 +114,7 @@ impl Env {
             kernel,
             &self.layout.build().join("agent"),
             &guests,
+            &[],
         )
     }
 

@@ -17,19 +17,19 @@ const BLOCK: u64 = 256 * 1024;
 const ALIGN: usize = 4096;
 
 /// A buffer whose slice is aligned for direct I/O.
-struct Aligned {
+pub(crate) struct Aligned {
     bytes: Vec<u8>,
     start: usize,
 }
 
 impl Aligned {
-    fn new(length: usize) -> Self {
+    pub(crate) fn new(length: usize) -> Self {
         let bytes = vec![0; length + ALIGN];
         let start = bytes.as_ptr().align_offset(ALIGN);
         Self { bytes, start }
     }
 
-    fn slice(&mut self) -> &mut [u8] {
+    pub(crate) fn slice(&mut self) -> &mut [u8] {
         let end = self.bytes.len() - ALIGN + self.start;
         &mut self.bytes[self.start..end]
     }

@@ -5,6 +5,7 @@ mod clock;
 mod disk;
 mod hostile;
 mod lives;
+mod mark;
 mod net;
 
 use std::process::ExitCode;
@@ -21,6 +22,12 @@ usage: agent disk DEVICE MIB THREADS        write, read back and verify in paral
        agent sleeps                         sleeps are neither short nor long
        agent tsc                            the time stamp counter
        agent idle SECONDS                   how long this CPU runs in a second of rest, in ns
+       agent mark N                         a mark for the counting plugin of ./radon bench
+       agent run N COMMAND...               COMMAND between marks N and N + 1
+       agent rest N SECONDS                 rest between them
+       agent blocks N DEVICE                read and write a disk, four phases between marks
+       agent sink ADDRESS:PORT              the other end of this:
+       agent stream N ADDRESS:PORT send|receive BYTES
        agent hypercalls | msrs | cpuid | ports   misbehave
        agent lives NAME SEED CALLS LIFE VICTIM SECONDS [LINE]   hostile guests, LIFE calls each
        agent clocks                         answers each line with CLOCK_MONOTONIC and
@@ -49,6 +56,14 @@ fn run(words: &[&str]) -> Result<()> {
         ["sleeps"] => clock::sleeps(),
         ["tsc"] => clock::tsc(),
         ["idle", seconds] => clock::idle(seconds.parse()?),
+        ["mark", number] => mark::one(number.parse()?),
+        ["run", number, ref command @ ..] => mark::run(number.parse()?, command),
+        ["rest", number, seconds] => mark::rest(number.parse()?, seconds.parse()?),
+        ["blocks", number, device] => mark::blocks(number.parse()?, device),
+        ["sink", address] => mark::sink(address),
+        ["stream", number, address, way, bytes] => {
+            mark::stream(number.parse()?, address, way, bytes.parse()?)
+        }
         ["hypercalls"] => hostile::hypercalls(),
         ["msrs"] => hostile::msrs(),
         ["cpuid"] => hostile::cpuid(),
