@@ -101,11 +101,8 @@ impl Svm {
         let interrupted = control.exit_int_info & event::VALID != 0;
         v.regs.rax = rax;
         v.regs.rsp = rsp;
-        if v.offered.is_some() {
-            v.settle_offer();
-        }
-        if interrupted {
-            v.keep_interrupted();
+        if interrupted || v.offered.is_some() {
+            v.settle_events();
         }
         if exit_code == code::INTR {
             host::interrupt_window();

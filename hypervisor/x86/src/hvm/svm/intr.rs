@@ -120,9 +120,15 @@ fn intercept_iret(vmcb: &mut Vmcb, on: bool) {
 }
 
 impl SvmVcpu {
-    /// Keeps what the exit interrupted for the next entry.
+    /// After an exit with an offer, or one that interrupted the delivery of an event.
     #[cold]
-    pub(super) fn keep_interrupted(&mut self) {
+    pub(super) fn settle_events(&mut self) {
+        self.settle_offer();
+        self.keep_interrupted();
+    }
+
+    /// Keeps what the exit interrupted for the next entry.
+    fn keep_interrupted(&mut self) {
         let info = self.vmcb().control.exit_int_info;
         match decode(info) {
             // `settle_offer` has left it to be offered again.
@@ -149,6 +155,7 @@ impl SvmVcpu {
         }
     }
 
+    #[cold]
     fn offer(&mut self, vector: u8) {
         self.offered = Some(vector);
         let vmcb = self.vmcb_mut();
@@ -157,8 +164,7 @@ impl SvmVcpu {
         self.update_windows();
     }
 
-    /// After an exit with an offer.
-    pub(super) fn settle_offer(&mut self) {
+    fn settle_offer(&mut self) {
         let control = &self.vmcb().control;
         if let Some(vector) = self.offered
             && was_taken(control.vintr, control.exit_int_info, vector)
