@@ -35,16 +35,21 @@ impl Aligned {
     }
 }
 
-/// Writes and verifies `mib` MiB of `device` with `threads` threads.
-pub(crate) fn exercise(device: &str, mib: u64, threads: u64) -> Result<()> {
-    ensure!(threads > 0, "no threads");
+/// Opens a disk past the page cache: transfers must be [`Aligned`].
+pub(crate) fn open(device: &str) -> Result<File> {
     let direct = i32::try_from(rustix::fs::OFlags::DIRECT.bits())?;
-    let file = OpenOptions::new()
+    OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(direct)
         .open(device)
-        .with_context(|| format!("opening {device}"))?;
+        .with_context(|| format!("opening {device}"))
+}
+
+/// Writes and verifies `mib` MiB of `device` with `threads` threads.
+pub(crate) fn exercise(device: &str, mib: u64, threads: u64) -> Result<()> {
+    ensure!(threads > 0, "no threads");
+    let file = open(device)?;
     let blocks = (mib << 20) / BLOCK / threads;
     ensure!(blocks > 0, "{mib} MiB are too few for {threads} threads");
     // Another seed each run: what an earlier run left must not look right.

@@ -4,10 +4,10 @@
 // UNSAFETY: maps a page of return instructions and calls them.
 #![expect(unsafe_code, reason = "code at a fixed address has no safe form")]
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -85,13 +85,7 @@ const BLOCK: u64 = 4096;
 /// how long each took.
 pub(crate) fn blocks(first: u8, device: &str) -> Result<()> {
     let marks = Marks::new()?;
-    let direct = i32::try_from(rustix::fs::OFlags::DIRECT.bits())?;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(direct)
-        .open(device)
-        .with_context(|| format!("opening {device}"))?;
+    let file = crate::disk::open(device)?;
     let mut state = 1u64;
     let mut random = move |_| {
         // A multiplicative generator of period 2^62: places need only be scattered.

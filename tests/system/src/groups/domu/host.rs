@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use harness::serving::SET_UP;
 use harness::{Card, Machine};
 
 use crate::env::{Dom0, Env};
@@ -12,18 +13,6 @@ use crate::userland::Userland;
 
 /// dom0's address; 2 is the host's, where QEMU has a card to the outside.
 pub(super) const ADDRESS: &str = "10.0.2.15";
-
-/// Starts both daemons; `{bridge}` is made as the README's dom0 makes it.
-const SET_UP: &[&str] = &[
-    // Without job control, no word of the shell's own about a child stands in an answer.
-    "set +m; export PATH=/bin:/usr/sbin; mkdir -p /run /var/log/xen /var/lib/xen /mnt",
-    "ip link add xenbr0 type bridge && ip link set xenbr0 up && ip address add 10.0.2.15/24 dev xenbr0",
-    "for c in /sys/class/net/e*; do [ -e $c ] && ip link set ${c##*/} master xenbr0 up; done; true",
-    "store() { setsid xenstored --init-dom0 </dev/null >>/var/log/xen/xenstored.log 2>&1 & }",
-    "consoles() { setsid xenconsoled </dev/null >>/var/log/xen/xenconsoled.log 2>&1 & }",
-    "store; i=0; until xl list >/dev/null 2>&1 || [ $i -gt 100 ]; do sleep 0.1; i=$((i + 1)); done",
-    "consoles; xl list",
-];
 
 /// dom0 with a toolstack.
 pub(super) struct Host {
