@@ -58,10 +58,9 @@ impl Session {
     }
 
     fn start_bochs(layout: &Layout, boot: Boot, dir: &Path) -> Result<Self> {
+        // Does nothing when what it built before is still what it would build.
+        step::run(&mut Command::new(layout.script("boot/fetch/bochs.sh")))?;
         let program = layout.bochs();
-        if !program.exists() {
-            step::run(&mut Command::new(layout.script("boot/fetch/bochs.sh")))?;
-        }
         let listener =
             TcpListener::bind("127.0.0.1:0").context("listening for Bochs' serial line")?;
         let mut command = bochs::command(&boot, &program, dir, listener.local_addr()?.port())?;

@@ -246,7 +246,7 @@ pub(crate) const GROUPS: &[Group] = &[
         "VMX: Debian 13 as dom0 on 1 CPU",
         boots::bochs_one,
     )),
-    long(
+    short(
         "bochs-smp",
         "VMX: Debian 13 as dom0 on 2 CPUs",
         boots::bochs_two,
