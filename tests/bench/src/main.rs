@@ -1,4 +1,4 @@
-//! `bench [--native-only] [--no-bochs] [--guests-only]`: figures that do not depend on the load of the host.
+//! `bench [--native-only] [--no-bochs] [--guests-only] [--operations-only]`: figures that do not depend on the load of the host.
 //!
 //! QEMU runs with `-icount`, where one instruction is one nanosecond of virtual
 //! time, on one CPU; a plugin counts what is executed, idle time excluded. In Bochs
@@ -36,6 +36,9 @@ fn run() -> Result<()> {
     }
     if !native_only {
         operations::figures(&layout, no_bochs)?;
+    }
+    if has("--operations-only") {
+        return Ok(());
     }
     boot::figures(&layout, native_only, no_bochs)?;
     if !native_only {
