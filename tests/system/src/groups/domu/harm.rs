@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use harness::{Machine, Report};
 
 use super::host::Host;
-use super::{config, dom0, finish};
+use super::{config, dom0, finish_but};
 use crate::env::{Dom0, Env, Linux};
 
 /// One run.
@@ -30,6 +30,11 @@ fn setting(name: &str, default: u64) -> Result<u64> {
         Err(_) => Ok(default),
     }
 }
+
+/// Warnings of dom0's Linux that are its own. Its disk back end warns when it lets go of a ring that
+/// it could not map (`xen_blkif_disconnect`: it counts the requests that it freed after the failure),
+/// and any guest can name such a ring.
+const KNOWN: &str = "fpu__init_system_xstate|WARNING: .* xen_blkif_disconnect";
 
 /// What the victim does, for as long as it lives. Its memory is checked by the sum of a file in
 /// its tmpfs, its disk by the agent.
@@ -93,8 +98,9 @@ fn lives(host: &mut Host, run: &Run, victim: u32) -> Result<String> {
                 bail!("{name}: {error:#}\n{}", log.unwrap_or_default());
             }
         };
-        ensure!(last.starts_with("over:"), "{name}: {last}");
-        said.push(last);
+        // The hypervisor's messages come in between.
+        let over = last.lines().find(|line| line.starts_with("over:"));
+        said.push(over.with_context(|| format!("{name}: {last}"))?.to_owned());
     }
     Ok(said.join("; "))
 }
@@ -137,7 +143,7 @@ fn everything(env: &Env, report: &mut Report, run: &Run, machine: Machine, setti
         host.run("xl shutdown -w victim", 60)?;
         host.run("xl info free_memory", 30)
     });
-    finish(host, report, group);
+    finish_but(host, report, group, KNOWN);
 }
 
 /// On SVM.
