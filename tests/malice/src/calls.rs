@@ -522,7 +522,7 @@ impl<G: Guest> Sequence<G> {
 
     fn multicall(&mut self) -> bool {
         let at = self.list();
-        let count = 1 + self.rng.below(12);
+        let count = 1 + self.rng.below(24);
         for i in 0..count {
             let arg = self.arg();
             let entry = [

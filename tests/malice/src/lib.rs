@@ -27,12 +27,21 @@ pub const STATUS: u64 = 0x110;
 pub const SHARED: u64 = 0x120;
 /// Where grants are mapped.
 pub const GRANTS: u64 = 0x6000;
+/// Frames of the machine as the lives in `tests/system` are told.
+pub const LIFE_FRAMES: u64 = 1 << 19;
 /// Page of code for exits.
 pub const CODE: u64 = 3;
 
 /// Pages that vCPUs have for arguments and lists, from this page on.
 pub(crate) const ARGS: u64 = 4;
 pub(crate) const ARGS_PAGES: u64 = 8;
+/// Pages of a vCPU's arguments and lists, which it gives away only by accident.
+#[must_use]
+pub const fn arguments(vcpu: u32) -> Range<u64> {
+    let first = ARGS + vcpu as u64 * ARGS_PAGES;
+    first..first + ARGS_PAGES
+}
+
 /// Pages that plots lend and give away.
 pub const SPARE: Range<u64> = 20..PAGES;
 

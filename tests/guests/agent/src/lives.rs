@@ -65,8 +65,9 @@ fn xl(words: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
 }
 
-/// One life; what it did, and how it ended.
-fn live(xen: &Xen, plan: &Plan, seed: u64) -> Result<(Counts, String)> {
+/// One life; which domain it was, what it did, and how it ended.
+fn live(xen: &Xen, plan: &Plan, seed: u64) -> Result<(DomId, Counts, String)> {
+    // `malice::LIFE_FRAMES`.
     let frames = 1 << 19;
     let path = format!("/tmp/{}.cfg", plan.name);
     let config = format!(
@@ -102,7 +103,7 @@ fn live(xen: &Xen, plan: &Plan, seed: u64) -> Result<(Counts, String)> {
     };
     drop(page);
     xl(&["destroy", &plan.name])?;
-    Ok((counts, end))
+    Ok((d, counts, end))
 }
 
 /// All lives; the last line sums up.
@@ -112,9 +113,9 @@ pub(crate) fn all(plan: &Plan) -> Result<()> {
     let (mut sum, mut ends) = (Counts::default(), BTreeMap::<String, u32>::new());
     let mut seed = plan.seed;
     while sum.calls < plan.calls {
-        let (counts, end) = live(&xen, plan, seed).with_context(|| format!("seed {seed}"))?;
+        let (d, counts, end) = live(&xen, plan, seed).with_context(|| format!("seed {seed}"))?;
         println!(
-            "seed {seed}: {} calls, {} exits, {} traps, {end}",
+            "seed {seed} as {d}: {} calls, {} exits, {} traps, {end}",
             counts.calls, counts.exits, counts.traps
         );
         sum.calls += counts.calls;

@@ -451,12 +451,35 @@ pub(crate) fn cpuid(leaf: u32) -> [u32; 2] {
     [b as u32, c]
 }
 
-/// Writes memory that anything may be behind.
+/// Writes memory that anything may be behind. In words: where a page was given away, every access
+/// exits.
 pub(crate) fn poke(at: u64, bytes: &[u8]) {
-    for (at, byte) in (at..).zip(bytes) {
+    let (words, rest) = if at % 8 == 0 {
+        bytes.as_chunks::<8>()
+    } else {
+        (&[][..], bytes)
+    };
+    for (at, word) in (at..).step_by(8).zip(words) {
         // SAFETY: mapped by the identity tables; callers pass pages of the game, in which
         // nothing of this program lies.
+        unsafe { (at as *mut u64).write_volatile(u64::from_le_bytes(*word)) };
+    }
+    for (at, byte) in (at + 8 * words.len() as u64..).zip(rest) {
+        // SAFETY: as above.
         unsafe { (at as *mut u8).write_volatile(*byte) };
+    }
+}
+
+/// Is there no memory behind this page? Then nothing stays that is written.
+pub(crate) fn is_hole(gfn: u64) -> bool {
+    let at = (gfn << 12 | 0xff8) as *mut u64;
+    // SAFETY: as for writing.
+    unsafe {
+        let old = at.read_volatile();
+        at.write_volatile(!old);
+        let new = at.read_volatile();
+        at.write_volatile(old);
+        new == old
     }
 }
 

@@ -11,7 +11,7 @@ pub(crate) const VCPUS: usize = 2;
 /// Counts of one vCPU.
 #[repr(C)]
 pub(crate) struct Counts {
-    /// Hypercalls begun.
+    /// Hypercalls begun, those within multicalls included.
     pub(crate) calls: AtomicU64,
     /// Instructions that exit, begun.
     pub(crate) exits: AtomicU64,

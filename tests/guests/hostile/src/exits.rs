@@ -294,7 +294,13 @@ pub(crate) fn exit(rng: &mut Rng) -> bool {
             }
             let operand = rng.draw() as u8;
             // Register operands alone, but RSP: what is stored anywhere would end too many lives.
-            execute(prefix, &[0x0f, row | column, operand & !4 | 0xc0], &r)
+            // Where none belongs, it would be an instruction by itself, a return for one.
+            let code = [0x0f, row | column, operand & !4 | 0xc0];
+            let len = match row | column {
+                0x00..=0x03 | 0x0d | 0x20..=0x23 => 3,
+                _ => 2,
+            };
+            execute(prefix, &code[..len], &r)
         }
     }
 }
@@ -308,7 +314,7 @@ const CR4_SAFE: &[u8] = &[0, 1, 2, 3, 4, 6, 7, 8, 9, 10];
 fn control(rng: &mut Rng, mut r: Registers) -> bool {
     let (modrm, safe) = rng.pick(&[(0xc0, CR0_SAFE), (0xe0, CR4_SAFE)]);
     let (any, one) = (rng.below(64), rng.pick(safe));
-    let is_any = !crate::xen::is_amd() || rng.once_in(400);
+    let is_any = !crate::xen::is_amd() || rng.once_in(4000);
     r[1] = 1 << if is_any { any } else { u64::from(one) };
     // mov rax, cr; mov rdx, rax; xor rax, rcx; mov cr, rax; mov cr, rdx
     let write = [0x0f, 0x22, modrm, 0x0f, 0x22, modrm | 2];

@@ -7,13 +7,19 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use malice::{Cast, Guest, Rng, Sequence};
 use xen_abi::DomId;
 use xen_abi::start_info::HvmStartInfo;
-use xen_abi::xen::__HYPERVISOR_sched_op;
+use xen_abi::xen::{__HYPERVISOR_multicall, __HYPERVISOR_sched_op};
 
 use crate::counts::{PAGE, VCPUS};
 use crate::{arch, exits, rings, xen};
 
 /// Acts between two looks after timer, tables and the other vCPU.
 const ACTS: u32 = 64;
+
+/// Turns between two looks after its memory.
+const REPAIR: u64 = 8;
+
+/// Entries of a multicall that are believed to have been made.
+const MANY: u64 = 64;
 
 /// Calls of each vCPU.
 static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -31,7 +37,12 @@ impl Guest for Vcpu {
         if nr == u64::from(__HYPERVISOR_sched_op) && matches!(args[0], 1 | 3) {
             arch::arm_timer();
         }
-        xen::call(nr, args);
+        let result = xen::call(nr, args);
+        // Each entry is a call too, and all of them were made.
+        if nr == u64::from(__HYPERVISOR_multicall) && result == 0 && args[1] <= MANY {
+            let calls = &PAGE.of[self.0].calls;
+            calls.fetch_add(args[1], Ordering::Relaxed);
+        }
         true
     }
 
@@ -128,6 +139,10 @@ extern "C" fn act() {
     }
 }
 
+extern "C" fn repair() {
+    xen::repair(arch::number());
+}
+
 /// Acts until the number is reached.
 fn live() -> ! {
     let number = arch::number();
@@ -151,6 +166,9 @@ fn live() -> ! {
             pause = 4096;
         }
         turns += 1;
+        if turns % REPAIR == 0 {
+            arch::guarded(repair);
+        }
         // Does the other one still move?
         if turns % pause == 0 {
             let now = other.calls.load(Ordering::Relaxed);

@@ -6,13 +6,14 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use xen_abi::hvm_vcpu::{VCPU_HVM_MODE_64B, VcpuHvmContext, VcpuHvmX86_64};
 use xen_abi::memory::{
-    XENMAPSPACE_grant_table, XENMAPSPACE_shared_info, XENMEM_add_to_physmap, XenAddToPhysmap,
+    XENMAPSPACE_grant_table, XENMAPSPACE_shared_info, XENMEM_add_to_physmap,
+    XENMEM_populate_physmap, XenAddToPhysmap, XenMemoryReservation,
 };
 use xen_abi::vcpu::{VCPUOP_initialise, VCPUOP_up};
 use xen_abi::xen::{
     __HYPERVISOR_console_io, __HYPERVISOR_memory_op, __HYPERVISOR_sched_op, __HYPERVISOR_vcpu_op,
 };
-use xen_abi::{DomId, Gfn, Union};
+use xen_abi::{DomId, Gfn, Handle, Union};
 
 use crate::arch;
 
@@ -87,6 +88,28 @@ fn add_to_physmap(space: u32, gfn: u64) {
 pub(crate) fn place_pages() {
     add_to_physmap(XENMAPSPACE_grant_table, malice::TABLE);
     add_to_physmap(XENMAPSPACE_shared_info, malice::SHARED);
+}
+
+/// Puts memory where there is none any more, and where sequences have their arguments: calls on
+/// nothing would all end in the same way.
+pub(crate) fn repair(vcpu: usize) {
+    for gfn in malice::arguments(vcpu as u32) {
+        if !arch::is_hole(gfn) {
+            continue;
+        }
+        let frame = gfn;
+        let argument = XenMemoryReservation {
+            extent_start: Handle::new((&raw const frame) as u64),
+            nr_extents: 1,
+            extent_order: 0,
+            mem_flags: 0,
+            domid: DomId::SELF,
+            _fill0: [0; 6],
+        };
+        let at = (&raw const argument) as u64;
+        let op = XENMEM_populate_physmap.into();
+        call(__HYPERVISOR_memory_op.into(), [op, at, 0, 0, 0]);
+    }
 }
 
 /// Starts the other vCPU.
