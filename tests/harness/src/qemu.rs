@@ -28,6 +28,11 @@ pub fn interactive(boot: &Boot, dir: &Path) -> Result<Command> {
     Ok(command)
 }
 
+/// Where QEMU tells of resets and triple faults, beside the serial log.
+pub(crate) const RESETS: &str = "resets.log";
+/// What it says of one that is not a guest's.
+pub(crate) const TRIPLE_FAULT: &str = "Triple fault";
+
 fn machine(boot: &Boot, dir: &Path) -> Result<Command> {
     let machine = &boot.machine;
     let mut command = Command::new("qemu-system-x86_64");
@@ -42,6 +47,10 @@ fn machine(boot: &Boot, dir: &Path) -> Result<Command> {
         "-vga",
         "std",
     ]);
+    // A triple fault ends the emulator without a word elsewhere.
+    command
+        .args(["-d", "cpu_reset", "-D"])
+        .arg(dir.join(RESETS));
     match &boot.start {
         Start::Direct {
             image,

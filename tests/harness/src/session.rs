@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +18,7 @@ use crate::{Console, Machine, bochs, death, qemu};
 
 /// A booted machine.
 pub struct Session {
-    child: Child,
+    child: Mutex<Child>,
     /// Its serial line.
     pub console: Console,
     /// What was booted.
@@ -96,7 +97,7 @@ impl Session {
     fn new(child: Child, console: Console, boot: Boot, dir: &Path, command: &Command) -> Self {
         let monitor = dir.join("monitor");
         Self {
-            child,
+            child: Mutex::new(child),
             console,
             boot,
             monitor,
@@ -133,7 +134,7 @@ impl Session {
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let end = Instant::now() + timeout;
         loop {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.child_mut().try_wait()? {
                 return Ok(status);
             }
             if Instant::now() > end {
@@ -143,8 +144,26 @@ impl Session {
         }
     }
 
-    /// What a failed check shows: the hypervisor's last words, what the emulator complained of,
-    /// the end of the serial log, and the commands that repeat this run.
+    fn child_mut(&mut self) -> &mut Child {
+        self.child.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the emulator ended, if it did: by itself, by a signal, by a triple fault of the machine.
+    fn end(&self) -> Option<String> {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = child.try_wait().ok().flatten()?;
+        let log = std::fs::read(self.console.log().with_file_name(qemu::RESETS));
+        let text = String::from_utf8_lossy(&log.unwrap_or_default()).into_owned();
+        let fault = if text.contains(qemu::TRIPLE_FAULT) {
+            " after a triple fault of the machine"
+        } else {
+            ""
+        };
+        Some(format!("the emulator has ended{fault}: {status}\n"))
+    }
+
+    /// What a failed check shows: the hypervisor's last words, how the emulator ended and what it
+    /// complained of, the end of the serial log, and the commands that repeat this run.
     pub fn evidence(&self) -> String {
         let text = |path: &Path| {
             String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
@@ -157,7 +176,8 @@ impl Session {
             Emulator::Bochs => String::new(),
         };
         format!(
-            "{death}{}\n--- end of {}:\n{}\n--- again: {}\n--- emulator: {}",
+            "{death}{}{}\n--- end of {}:\n{}\n--- again: {}\n--- emulator: {}",
+            self.end().unwrap_or_default(),
             step::tail(&complaints, 5),
             self.console.log().display(),
             step::tail(&log, 40),
@@ -169,9 +189,10 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
+        let child = self.child_mut();
+        if let Ok(None) = child.try_wait() {
             // Ours, alive: ending it can fail only if it ends by itself.
-            let _ended = self.child.kill().and_then(|()| self.child.wait());
+            let _ended = child.kill().and_then(|()| child.wait());
         }
     }
 }
