@@ -43,8 +43,10 @@ pub enum Stage {
     Dead,
 }
 
-/// Ports closed, leaves unmapped, handles looked at, tables freed in one step.
-const STEP: u32 = 512;
+/// Ports closed, frames given back, handles looked at in one step.
+pub(crate) const STEP: u32 = 512;
+/// Tables freed in one step: each is looked for from the root on, through up to three tables.
+const TABLES: u32 = 64;
 
 /// Finds the event channels of other domains.
 pub(crate) struct AllPeers<'a, M: Machine>(pub(crate) &'a Hypervisor<M>);
@@ -174,7 +176,7 @@ impl<M: Machine> Hypervisor<M> {
             Stage::Grants(from) => self.drop_grants(d, from),
             Stage::Tables => {
                 let src = self.mm.xen(&self.machine);
-                if d.p2m.teardown(&self.machine, &src, STEP.into()) {
+                if d.p2m.teardown(&self.machine, &src, TABLES.into()) {
                     self.sched.remove_group(d.group);
                     self.group_ids.put(d.group.0);
                     self.zombies.fetch_add(1, Ordering::SeqCst);

@@ -189,7 +189,8 @@ impl<M: FrameMem, S: FrameSource + ?Sized, F: EntryFormat> Edit<'_, M, S, F> {
     pub(super) fn free_one_table(&mut self) -> bool {
         self.open();
         let (mut table, mut level, mut parent) = (self.p2m.root, ROOT_LEVEL, None);
-        'down: loop {
+        // The lowest tables point to no others: their entries need no look.
+        'down: while level > 0 {
             for i in 0..ENTRIES {
                 let at = Maddr(table.maddr().0 + 8 * i);
                 let e = self.mem.load64(at);

@@ -237,7 +237,12 @@ fn apply<F: EntryFormat>(op: &Op, mem: &Spy<'_>, src: &FakeMem, p2m: &P2m<F>, mo
             let (mut from, mut all, mut gone) = (g, Flush::default(), 0);
             loop {
                 let left = g + n - from;
+                let already = gone;
                 let (progress, flush) = p2m.unmap_range(mem, src, Gfn(from), left, budget, |o| {
+                    assert!(
+                        gone - already < budget,
+                        "more than one leaf beyond the budget"
+                    );
                     for i in [0, (1 << o.order) - 1] {
                         let expected = model.at(o.gfn.0 + i).map(|l| (l.mfn, l.t));
                         assert_eq!(expected, Some((Mfn(o.mfn.0 + i), o.t)));

@@ -101,6 +101,16 @@ pub enum Progress {
     Again(Gfn),
 }
 
+/// What a sweep did with a leaf.
+enum Visit {
+    /// It is as it was.
+    Kept,
+    /// It is another one now.
+    Changed,
+    /// It left, with so many frames.
+    Left(u64),
+}
+
 /// One domain's nested page tables.
 #[derive(Debug)]
 pub struct P2m<F> {
@@ -317,8 +327,10 @@ impl<F: EntryFormat> P2m<F> {
         self.set_entry(mem, src, gfn, Leaf::HOLE)
     }
 
-    /// Makes `count` guest frames holes and tells `on_old` what left, in leaves. Looks at no more
-    /// than `budget` leaves and holes. `on_old` runs under the tree's lock: it must not look anything up in it.
+    /// Makes `count` guest frames holes and tells `on_old` what left, in leaves. Ends when so many
+    /// frames have left, or holes were looked at, as `budget` says: giving frames back is the work. A
+    /// leaf that has begun leaves whole. `on_old` runs under the tree's lock: it must not look
+    /// anything up in it.
     ///
     /// # Errors
     /// `NoMemory` when a large leaf had to be split; what was told until then has left, and needs a
@@ -333,11 +345,13 @@ impl<F: EntryFormat> P2m<F> {
         mut on_old: impl FnMut(Old),
     ) -> (Result<Progress, P2mError>, Flush) {
         self.sweep(mem, src, gfn, count, budget, |edit, at, level, _| {
-            edit.set(at, level, 0, &mut on_old).map(|()| true)
+            edit.set(at, level, 0, &mut on_old)
+                .map(|()| Visit::Left(1 << (9 * level)))
         })
     }
 
-    /// Turns every frame of type `from` in the range into type `to`. Bounded as [`P2m::unmap_range`].
+    /// Turns every frame of type `from` in the range into type `to`. Looks at no more than `budget`
+    /// leaves and holes.
     ///
     /// # Errors
     /// `NoMemory` when a large leaf had to be split.
@@ -355,10 +369,11 @@ impl<F: EntryFormat> P2m<F> {
         }
         self.sweep(mem, src, gfn, count, budget, |edit, at, level, e| {
             if F::p2m_type(e) != change.from {
-                return Ok(false);
+                return Ok(Visit::Kept);
             }
             let new = edit.retyped(at, level, e, change.to);
-            edit.set(at, level, new, &mut |_| {}).map(|()| true)
+            edit.set(at, level, new, &mut |_| {})
+                .map(|()| Visit::Changed)
         })
     }
 
@@ -419,7 +434,7 @@ impl<F: EntryFormat> P2m<F> {
         gfn: Gfn,
         count: u64,
         budget: u64,
-        mut visit: impl FnMut(&mut Edit<'_, M, S, F>, Gfn, u8, u64) -> Result<bool, P2mError>,
+        mut visit: impl FnMut(&mut Edit<'_, M, S, F>, Gfn, u8, u64) -> Result<Visit, P2mError>,
     ) -> (Result<Progress, P2mError>, Flush) {
         let end = match range_end(gfn, count) {
             // Beyond what was ever mapped there is nothing to do.
@@ -428,21 +443,24 @@ impl<F: EntryFormat> P2m<F> {
         };
         let mut edit = self.edit(mem, src);
         let mut at = gfn.0;
-        for _ in 0..budget {
-            if at >= end {
-                break;
-            }
+        let mut work = 0;
+        while at < end && work < budget {
             let (leaf_level, e) = edit.find(Gfn(at));
             if !F::is_present(e) {
                 at = next_multiple(at, leaf_level);
+                work += 1;
                 continue;
             }
             let level = self.level_for(at, end - at).min(leaf_level);
-            match visit(&mut edit, Gfn(at), level, e) {
-                Ok(true) => at += 1 << (9 * level),
-                Ok(false) => at = next_multiple(at, leaf_level),
+            let visited = match visit(&mut edit, Gfn(at), level, e) {
+                Ok(visited) => visited,
                 Err(e) => return (Err(e), edit.finish()),
-            }
+            };
+            (at, work) = match visited {
+                Visit::Left(frames) => (at + (1 << (9 * level)), work + frames),
+                Visit::Changed => (at + (1 << (9 * level)), work + 1),
+                Visit::Kept => (next_multiple(at, leaf_level), work + 1),
+            };
         }
         let progress = if at >= end {
             Progress::Done

@@ -20,6 +20,8 @@ use crate::machine::Machine;
 const DEFAULT_GRANT_FRAMES: u32 = 64;
 /// The same for handles of grant mappings, in units of 256.
 const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
+/// vCPUs made before the hypercall is executed again: each takes frames that must be zeroed.
+const VCPUS_AT_ONCE: u32 = 8;
 /// No domain gets more of either.
 const MAX_FRAMES: u32 = 8192;
 
@@ -142,9 +144,14 @@ pub(super) fn max_vcpus<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Priv>, op: &m
     if max as usize != d.vcpus.len() {
         return Err(Errno::EINVAL);
     }
+    let mut made = 0;
     for id in (0..max).map(VcpuId) {
         if d.vcpu(id).is_none() {
+            if made == VCPUS_AT_ONCE {
+                return Ok(Flow::Again);
+            }
             c.hv.create_vcpu(&d, id)?;
+            made += 1;
         }
     }
     OK

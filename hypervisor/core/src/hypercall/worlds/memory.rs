@@ -169,6 +169,33 @@ fn reservations_obey_the_limit() {
 }
 
 #[test]
+fn memory_in_large_extents_is_given_back_in_bounded_steps() {
+    let w = World::new();
+    let before = w.counts();
+    let id = w.guest(1, 0);
+    let mut mem = XenDomctlMaxMem {
+        max_memkb: 4 * super::FRAMES,
+    };
+    w.domctl(XEN_DOMCTL_max_mem, id, &mut mem).unwrap();
+    // Large ones, a hole, single ones.
+    assert_eq!(w.populate(id, &[0, 0x200, 0x600, 0x800], 9), 4);
+    let gfns: Vec<u64> = (0xc00..0xc80).collect();
+    assert_eq!(w.populate(id, &gfns, 0), 128);
+    let d = w.dom(id);
+    let (mut free, mut steps) = (w.hv.mm.stats().free, 0);
+    let most = u64::from(crate::domain::life::STEP);
+    while !w.hv.destroy_step(&d) {
+        let now = w.hv.mm.stats().free;
+        assert!(now - free <= most + 8, "{} frames in one step", now - free);
+        (free, steps) = (now, steps + 1);
+        assert!(steps < 20, "it does not end");
+    }
+    drop(d);
+    w.hv.reap();
+    assert_eq!(w.counts(), before);
+}
+
+#[test]
 fn claims_keep_their_pages() {
     let w = World::new();
     let (a, b) = (w.guest(1, 0), w.guest(1, 0));
