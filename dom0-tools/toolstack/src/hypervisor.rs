@@ -51,8 +51,11 @@ pub trait Hypervisor {
     fn nodes_of_cpus(&self) -> Result<Vec<u32>>;
 }
 
-/// Pages mapped at a time when guest memory is written.
-const WINDOW: u64 = 1024;
+/// Pages mapped at a time when guest memory is written. Linux takes them out of dom0's memory again
+/// by one hypercall each, without letting anybody else run in between, and each waits until dom0's
+/// other CPUs have flushed: on a host that is so busy that this takes 20 ms, 4 MiB would keep a CPU
+/// for 20 s, and Linux complain of a soft lockup.
+const WINDOW: u64 = 128;
 
 /// Calls `work` with a mapping of each part of a range, where the part begins in the
 /// mapping, its length, and how much of the range came before.
