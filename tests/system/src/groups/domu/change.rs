@@ -92,7 +92,7 @@ pub(super) fn memory_and_devices(host: &mut Host, report: &mut Report, group: &s
         )?;
         let said = host.inside("one", |guest| {
             guest.run(
-                "i=0; until [ -b /dev/xvdb ] || [ $i = 50 ]; do sleep 0.2; i=$((i + 1)); done",
+                "i=0; until [ -b /dev/xvdb ] || [ $i = 150 ]; do sleep 0.2; i=$((i + 1)); done",
                 60,
             )?;
             guest.run("agent disk /dev/xvdb 16 2", 120)
@@ -110,7 +110,7 @@ pub(super) fn memory_and_devices(host: &mut Host, report: &mut Report, group: &s
     report.check(&format!("{group}/network-hotplug"), || {
         host.run("xl network-attach one bridge=xenbr0 mac=00:16:3e:00:00:77", 60)?;
         host.inside("one", |guest| {
-            guest.run("i=0; until [ -e /sys/class/net/eth1 ] || [ $i = 50 ]; do sleep 0.2; i=$((i + 1)); done; ip link set eth1 up && ip address add 10.0.2.121/32 dev eth1", 60)?;
+            guest.run("i=0; until [ -e /sys/class/net/eth1 ] || [ $i = 150 ]; do sleep 0.2; i=$((i + 1)); done; ip link set eth1 up && ip address add 10.0.2.121/32 dev eth1", 60)?;
             guest.run("ping -I eth1 10.0.2.15 >/dev/null 2>&1 & true", 20)
         })?;
         host.run("sleep 1; xl network-detach one 00:16:3e:00:00:77", 60)?;
@@ -131,7 +131,7 @@ pub(super) fn vcpus(host: &mut Host, report: &mut Report, group: &str) {
             // A CPU that comes back is brought up by udev elsewhere.
             let online = "/sys/devices/system/cpu/cpu1/online";
             let command = format!(
-                "i=0; until [ $(nproc) = {count} ]; do i=$((i + 1)); [ $i -le 50 ] || break; \
+                "i=0; until [ $(nproc) = {count} ]; do i=$((i + 1)); [ $i -le 150 ] || break; \
                  [ {count} = 1 ] || echo 1 >{online}; sleep 0.2; done 2>/dev/null; [ $(nproc) = {count} ]"
             );
             host.inside("one", |guest| guest.run(&command, 60))?;

@@ -76,9 +76,9 @@ fn network(
     let bytes = mib << 20;
     report.check(&format!("{group}/ping"), || {
         host.until("ping -c 1 -w 2 10.0.2.21", 30)?;
-        let said = host.run("ping -c 3 -w 10 10.0.2.21", 60)?;
+        let said = host.run("ping -c 3 -w 30 10.0.2.21", 60)?;
         let back = host.inside("one", |guest| {
-            guest.run(&format!("ping -c 3 -w 10 {ADDRESS}"), 60)
+            guest.run(&format!("ping -c 3 -w 30 {ADDRESS}"), 60)
         })?;
         for said in [&said, &back] {
             ensure!(said.contains(" 0% packet loss"), "{said}");
