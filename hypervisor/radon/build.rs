@@ -7,5 +7,6 @@ fn main() {
         println!("cargo::rustc-link-arg-bins=-T{dir}/link.ld");
         println!("cargo::rustc-link-arg-bins=-zmax-page-size=4096");
         println!("cargo::rustc-link-arg-bins=-znorelro");
+        println!("cargo::rustc-link-arg-bins=--build-id=sha1");
     }
 }

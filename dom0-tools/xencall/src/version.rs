@@ -1,16 +1,19 @@
 //! What the hypervisor says about itself.
 
 use xen_abi::version::{
-    XEN_CAPABILITIES_INFO_LEN, XEN_CHANGESET_INFO_LEN, XEN_EXTRAVERSION_LEN, XENVER_capabilities,
-    XENVER_changeset, XENVER_commandline, XENVER_compile_info, XENVER_extraversion,
-    XENVER_pagesize, XENVER_platform_parameters, XENVER_version, XenCompileInfo,
-    XenPlatformParameters,
+    XEN_CAPABILITIES_INFO_LEN, XEN_CHANGESET_INFO_LEN, XEN_EXTRAVERSION_LEN, XENVER_build_id,
+    XENVER_capabilities, XENVER_changeset, XENVER_commandline, XENVER_compile_info,
+    XENVER_extraversion, XENVER_pagesize, XENVER_platform_parameters, XENVER_version, XenBuildId,
+    XenCompileInfo, XenPlatformParameters,
 };
 use xen_abi::xen::__HYPERVISOR_xen_version;
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use crate::error::Result;
+use crate::error::{Errno, Result};
 use crate::xen::{Call, Xen};
+
+/// Longer build ids are not asked for: linkers write 8 to 32 bytes.
+const LONGEST_BUILD_ID: usize = 64;
 
 /// Version, origin and abilities of the hypervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub struct XenVersion {
     pub virt_start: u64,
     /// Its command line.
     pub command_line: String,
+    /// What tells its image from every other: a hash by the linker, empty when there is none.
+    pub build_id: Vec<u8>,
     /// Compiler, by whom, where, when.
     pub compile: [String; 4],
 }
@@ -61,6 +66,29 @@ impl Xen {
         Ok(argument)
     }
 
+    /// The bytes that tell the hypervisor's image from every other; none when it has no such note.
+    fn build_id(&self) -> Result<Vec<u8>> {
+        #[derive(FromBytes, IntoBytes, Immutable)]
+        #[repr(C)]
+        struct Argument {
+            head: XenBuildId,
+            bytes: [u8; LONGEST_BUILD_ID],
+        }
+        let mut argument = Argument::new_zeroed();
+        argument.head.len = LONGEST_BUILD_ID as u32;
+        let call = call("XENVER_build_id", XENVER_build_id);
+        match self.call(call, &mut argument, &mut []) {
+            Ok(len) => {
+                let len = (len as usize).min(LONGEST_BUILD_ID);
+                Ok(argument.bytes[..len].to_vec())
+            }
+            Err(error) if error.errno() == Errno::NODATA || error.is_unsupported() => {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// All of it.
     ///
     /// # Errors
@@ -87,6 +115,7 @@ impl Xen {
             page_size: self.call_plain(call("XENVER_pagesize", XENVER_pagesize), [0; 2])?,
             virt_start: platform.virt_start,
             command_line: text(&command_line),
+            build_id: self.build_id()?,
             compile: [
                 text(&compile.compiler),
                 text(&compile.compile_by),

@@ -89,6 +89,8 @@ pub struct Hypervisor<M: Machine> {
     pub ram: alloc::vec::Vec<core::ops::Range<u64>>,
     /// The command line as it came.
     pub command_line: &'static str,
+    /// What tells this image from every other; empty where nobody made one.
+    pub build_id: &'static [u8],
     /// All domains.
     pub domains: DomainTable<M>,
     /// vCPUs by scheduler unit.

@@ -7,6 +7,8 @@ extern crate alloc;
 #[cfg(target_os = "none")]
 mod boot_memory;
 #[cfg(target_os = "none")]
+mod build_id;
+#[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
 mod entry;

@@ -46,6 +46,14 @@ fn virt_caps(info: &XenSysctlPhysinfo) -> String {
     names.collect()
 }
 
+/// Two digits a byte; without any what Xen's `xl` prints.
+fn hex(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return "(null)".into();
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// `info [-n] [FIELD]`.
 pub(crate) fn info(context: &mut Context, words: &[String]) -> Result {
     let args = super::parse!(words, "info", "n", &[("numa", 'n')], (0, 1));
@@ -108,8 +116,7 @@ pub(crate) fn info(context: &mut Context, words: &[String]) -> Result {
         ("cc_compile_by", compile_by.clone()),
         ("cc_compile_domain", compile_domain.clone()),
         ("cc_compile_date", compile_date.clone()),
-        // The image carries none, and so does Xen's xl say it.
-        ("build_id", "(null)".into()),
+        ("build_id", hex(&version.build_id)),
         ("xend_config_format", "4".into()),
     ];
     if args.has(crate::args::JSON) {

@@ -48,8 +48,8 @@ fn fixed<M: Machine, const N: usize>(c: &mut Ctx<'_, M>, at: u64, text: &str) ->
 }
 
 /// The `xen_varbuf` form: a NULL handle asks for the length, a short buffer is `ENOBUFS`.
-fn varbuf<M: Machine>(c: &mut Ctx<'_, M>, at: u64, text: &str) -> OpResult {
-    let need = text.len() as u64;
+fn varbuf<M: Machine>(c: &mut Ctx<'_, M>, at: u64, bytes: &[u8]) -> OpResult {
+    let need = bytes.len() as u64;
     if at == 0 {
         return Ok(Flow::Done(need));
     }
@@ -57,7 +57,7 @@ fn varbuf<M: Machine>(c: &mut Ctx<'_, M>, at: u64, text: &str) -> OpResult {
     if u64::from(len) < need {
         return Err(Errno::ENOBUFS);
     }
-    c.copy_out(at.wrapping_add(4), text.as_bytes())?;
+    c.copy_out(at.wrapping_add(4), bytes)?;
     Ok(Flow::Done(need))
 }
 
@@ -66,7 +66,7 @@ fn extraversion<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -
 }
 
 fn extraversion2<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
-    varbuf(c, a[0], EXTRAVERSION)
+    varbuf(c, a[0], EXTRAVERSION.as_bytes())
 }
 
 fn compile_info<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
@@ -84,7 +84,7 @@ fn capabilities<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -
 }
 
 fn capabilities2<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
-    varbuf(c, a[0], CAPABILITIES)
+    varbuf(c, a[0], CAPABILITIES.as_bytes())
 }
 
 fn changeset<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
@@ -92,7 +92,7 @@ fn changeset<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> O
 }
 
 fn changeset2<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
-    varbuf(c, a[0], CHANGESET)
+    varbuf(c, a[0], CHANGESET.as_bytes())
 }
 
 fn platform_parameters<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
@@ -148,10 +148,13 @@ fn commandline<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) ->
 }
 
 fn commandline2<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
-    varbuf(c, a[0], c.hv.command_line)
+    varbuf(c, a[0], c.hv.command_line.as_bytes())
 }
 
-/// The image carries no build id, which toolstacks tell from an unknown operation.
-fn build_id<M: Machine>(_: &mut Ctx<'_, M>, _: Granted<Hook>, _: [u64; 3]) -> OpResult {
-    Err(Errno::ENODATA)
+/// Toolstacks tell an image without one from an unknown operation.
+fn build_id<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
+    if c.hv.build_id.is_empty() {
+        return Err(Errno::ENODATA);
+    }
+    varbuf(c, a[0], c.hv.build_id)
 }

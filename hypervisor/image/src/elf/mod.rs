@@ -26,7 +26,7 @@ use elf::section::SectionHeader;
 use elf::segment::ProgramHeader;
 
 pub use load::{LoadSink, Loaded, Placement};
-pub use notes::{Phys32Reloc, XenNotes};
+pub use notes::{Phys32Reloc, XenNotes, build_id};
 
 /// More segments than this are refused. Kernels have fewer than ten.
 pub const MAX_SEGMENTS: usize = 64;

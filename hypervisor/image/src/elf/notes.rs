@@ -144,3 +144,14 @@ fn reloc(desc: &[u8]) -> Option<Phys32Reloc> {
     };
     (reloc.align.is_power_of_two() && reloc.min <= reloc.max).then_some(reloc)
 }
+
+/// The build id that a linker left among these notes.
+#[must_use]
+pub fn build_id(data: &[u8]) -> Option<&[u8]> {
+    NoteIterator::new(LittleEndian, Class::ELF32, 4, data)
+        .take(MAX_NOTES)
+        .find_map(|note| match note {
+            Note::GnuBuildId(id) if !id.0.is_empty() => Some(id.0),
+            _ => None,
+        })
+}

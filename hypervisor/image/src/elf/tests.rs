@@ -248,3 +248,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_build_id_is_found_among_other_notes() {
+    let mut gnu = build_note(3, &[0xab; 20]);
+    gnu[12..16].copy_from_slice(b"GNU\0");
+    let mut notes = build_note(3, &[1; 20]);
+    assert_eq!(build_id(&notes), None);
+    notes.extend(&gnu);
+    assert_eq!(build_id(&notes), Some([0xab; 20].as_slice()));
+    // Cut short, empty, nothing.
+    assert_eq!(build_id(&gnu[..30]), None);
+    let mut empty = build_note(3, &[]);
+    empty[12..16].copy_from_slice(b"GNU\0");
+    assert_eq!(build_id(&empty), None);
+    assert_eq!(build_id(&[]), None);
+}

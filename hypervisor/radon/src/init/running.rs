@@ -35,6 +35,7 @@ use xen_abi::{Ns, PcpuId, Vector};
 
 use super::{Boot, cpus, dom0, memory, platform};
 use crate::boot_memory::Ranges;
+use crate::build_id::build_id;
 use crate::{console, fatal, watchdog};
 
 /// Which vCPU runs on a CPU.
@@ -198,6 +199,7 @@ fn hypervisor<B: Backend>(boot: Boot, backend: B, cpus: u32) -> (Hypervisor<X86<
         m2p: memory.m2p,
         ram: ram_frames(memory.map),
         command_line: loaded.command_line,
+        build_id: build_id(),
         domains: DomainTable::default(),
         units: no_units(),
         sched: scheduler(cpus),

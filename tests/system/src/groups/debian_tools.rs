@@ -247,6 +247,9 @@ fn host(report: &mut Report, shell: &mut Shell) {
             let value = field(&info, name)?;
             ensure!(value.contains(part), "{name} is {value}");
         }
+        let id = field(&info, "build_id")?;
+        let is_hash = id.len() == 40 && id.bytes().all(|b| b.is_ascii_hexdigit());
+        ensure!(is_hash, "build_id is {id}");
         let number = |name| -> Result<u64> { Ok(field(&info, name)?.parse()?) };
         let (total, free) = (number("total_memory")?, number("free_memory")?);
         ensure!(

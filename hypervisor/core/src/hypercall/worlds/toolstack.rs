@@ -42,6 +42,8 @@ fn texts_about_us() {
     assert!(varbuf(&w, XENVER_extraversion2).unwrap().contains("radon"));
     assert!(!varbuf(&w, XENVER_changeset2).unwrap().is_empty());
     assert_eq!(varbuf(&w, XENVER_build_id), Err(Errno::ENODATA));
+    w.hv.build_id = b"twenty bytes of hash";
+    assert_eq!(varbuf(&w, XENVER_build_id).unwrap(), "twenty bytes of hash");
 }
 
 #[test]

@@ -88,6 +88,7 @@ impl World {
             m2p: M2p::new(alloc::vec::Vec::leak(m2p)),
             ram: alloc::vec![0..FRAMES],
             command_line: "",
+            build_id: &[],
             domains: DomainTable::default(),
             units: no_units(),
             sched,
