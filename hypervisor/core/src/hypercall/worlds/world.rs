@@ -296,10 +296,13 @@ impl World {
 
     /// Makes a domain by hypercalls: so many vCPUs, and RAM from gfn 0.
     pub(super) fn guest(&self, vcpus: u32, pages: u64) -> DomId {
+        self.guest_with(DomId(0), vcpus, pages)
+    }
+
+    /// The same, with the number that is asked for, if it is not 0.
+    pub(super) fn guest_with(&self, id: DomId, vcpus: u32, pages: u64) -> DomId {
         let mut p = createdomain(vcpus);
-        let id = self
-            .domctl(XEN_DOMCTL_createdomain, DomId(0), &mut p)
-            .unwrap();
+        let id = self.domctl(XEN_DOMCTL_createdomain, id, &mut p).unwrap();
         let mut max = XenDomctlMaxVcpus { max: vcpus };
         self.domctl(XEN_DOMCTL_max_vcpus, id, &mut max).unwrap();
         let mut mem = XenDomctlMaxMem {

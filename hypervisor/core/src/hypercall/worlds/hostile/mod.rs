@@ -91,8 +91,13 @@ impl Scene {
 
     /// Two new hostile domains, with two vCPUs each.
     fn populate(&mut self) {
-        for id in &mut self.hostile {
-            *id = self.w.guest(2, PAGES);
+        self.populate_as([DOM0; 2]);
+    }
+
+    /// The same, with these numbers, where they are not 0.
+    fn populate_as(&mut self, numbers: [DomId; 2]) {
+        for (id, number) in self.hostile.iter_mut().zip(numbers) {
+            *id = self.w.guest_with(number, 2, PAGES);
             let d = self.w.dom(*id);
             for v in d.each_vcpu() {
                 v.is_initialised.store(true, Ordering::SeqCst);
@@ -181,14 +186,18 @@ struct Actor<'a> {
 
 impl<'a> Actor<'a> {
     fn sequence(s: &'a Scene, id: DomId, vcpu: u32, rng: Rng) -> Sequence<Self> {
-        let d = s.w.dom(id);
-        let v = d.vcpu(VcpuId(vcpu)).unwrap().clone();
         let cast = Cast {
             own: id,
             hostile: s.hostile,
             victim: s.victim,
             frames: FRAMES,
         };
+        Self::in_cast(s, cast, vcpu, rng)
+    }
+
+    fn in_cast(s: &'a Scene, cast: Cast, vcpu: u32, rng: Rng) -> Sequence<Self> {
+        let d = s.w.dom(cast.own);
+        let v = d.vcpu(VcpuId(vcpu)).unwrap().clone();
         let actor = Self {
             s,
             d,
@@ -288,6 +297,42 @@ fn alone() {
         generation += 1;
     }
     s.check();
+}
+
+/// Lives of the guest on emulators: its hypercalls with its arguments, as long as nothing traps there.
+/// `RADON_SEED` is the seed of the life and `RADON_OWN` the number of its domain, as `agent lives` says
+/// them. How its two vCPUs interleave is drawn from `RADON_ORDER`.
+#[test]
+fn replay() {
+    let seed = seed(1);
+    let lives = setting("RADON_LIVES", 2);
+    let own = DomId(setting("RADON_OWN", 5) as u16);
+    let mut order = Rng(setting("RADON_ORDER", 1));
+    let mut s = Scene::new();
+    let before = s.w.counts();
+    for seed in (seed..).take(lives as usize) {
+        s.populate_as([own, DOM0]);
+        assert_eq!((s.hostile[0], s.victim), (own, DomId(1)));
+        let cast = Cast {
+            own,
+            hostile: [own, DOM0],
+            victim: s.victim,
+            frames: malice::LIFE_FRAMES,
+        };
+        let mut vcpus = [0, 1].map(|vcpu| Actor::in_cast(&s, cast, vcpu, Rng::of_vcpu(seed, vcpu)));
+        for step in 0..setting("RADON_CALLS", 40_000) {
+            if s.is_over() || !vcpus[order.below(2) as usize].step() {
+                break;
+            }
+            if step % 4096 == 4095 {
+                s.check();
+            }
+        }
+        drop(vcpus);
+        s.check();
+        s.clear();
+        assert_eq!(s.w.counts(), before, "seed {seed}");
+    }
 }
 
 #[test]
