@@ -58,8 +58,8 @@ struct Reservation {
     domid: u16,
 }
 
-/// Grants one page to this domain; whether that worked.
-pub(crate) fn init() -> bool {
+/// Grants one page to domain 0, which is usually this one; whether that worked.
+pub(crate) fn offer() -> bool {
     #[repr(C)]
     struct Setup {
         domid: u16,
@@ -83,16 +83,21 @@ pub(crate) fn init() -> bool {
     // Frame, domain 0, GTF_permit_access.
     let entry = GRANTED.address() >> 12 << 32 | 1;
     APART.table.0[REFERENCE as usize].store(entry, Ordering::SeqCst);
-    copy(64) == 0 && give_back(&APART.hole) == 1 && map_and_unmap()
+    true
 }
 
-/// Copies from the granted page; the status.
+/// Makes what is measured possible; whether that worked.
+pub(crate) fn init() -> bool {
+    offer() && copy(0, 64) == 0 && give_back(&APART.hole) == 1 && map_and_unmap(0)
+}
+
+/// Copies from the page that a domain granted; the status.
 #[inline(always)]
-pub(crate) fn copy(len: u16) -> i16 {
+pub(crate) fn copy(from: u16, len: u16) -> i16 {
     let mut copy = Copy {
         source: End {
             place: u64::from(REFERENCE),
-            domid: 0,
+            domid: from,
             offset: 0,
         },
         target: End {
@@ -109,14 +114,14 @@ pub(crate) fn copy(len: u16) -> i16 {
     unsafe { (&raw const copy.status).read_volatile() }
 }
 
-/// Maps the granted page into the hole and takes it out again; whether both worked.
+/// Maps the page that a domain granted into the hole and takes it out again; whether both worked.
 #[inline(always)]
-pub(crate) fn map_and_unmap() -> bool {
+pub(crate) fn map_and_unmap(from: u16) -> bool {
     let mut map = Map {
         host_addr: APART.hole.address(),
         flags: 2, // a host mapping
         reference: REFERENCE,
-        domid: 0,
+        domid: from,
         status: -1,
         handle: 0,
         dev_bus_addr: 0,
@@ -141,13 +146,21 @@ pub(crate) fn map_and_unmap() -> bool {
 }
 
 fn reservation(op: u64, page: &Page) -> i64 {
-    let mut frame = page.address() >> 12;
+    reserve(op, page.address() >> 12, DOMID_SELF)
+}
+
+/// Gives a domain a frame at this place; 1 when it got it.
+pub(crate) fn populate(frame: u64, domid: u16) -> i64 {
+    reserve(6, frame, domid)
+}
+
+fn reserve(op: u64, mut frame: u64, domid: u16) -> i64 {
     let mut reservation = Reservation {
         extents: (&raw mut frame) as u64,
         count: 1,
         order: 0,
         flags: 0,
-        domid: DOMID_SELF,
+        domid,
     };
     call(MEMORY_OP, op, (&raw mut reservation) as u64, 0)
 }

@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 
 use crate::arch::{self, IPIS, UPCALLS};
 use crate::grants;
+use crate::other;
 use crate::xen::{self, call};
 
 /// Repetitions; the smallest count is reported, since a tick of the
@@ -12,7 +13,7 @@ use crate::xen::{self, call};
 const TIMES: usize = 32;
 
 /// Smallest TSC difference around `operation`, less that around nothing.
-fn report(name: &str, mut operation: impl FnMut()) {
+pub(crate) fn report(name: &str, mut operation: impl FnMut()) {
     let mut empty = u64::MAX;
     let mut full = u64::MAX;
     for _ in 0..TIMES {
@@ -47,6 +48,9 @@ extern "C" fn main64() -> ! {
         xen::print("bench: no events\n");
     }
     memory();
+    if !other::measure(TIMES) {
+        xen::print("bench: no second domain\n");
+    }
     xen::print("bench: done\n");
     xen::shutdown(0)
 }
@@ -173,13 +177,13 @@ fn memory() {
         return;
     }
     report("grant-copy-64", || {
-        black_box(grants::copy(64));
+        black_box(grants::copy(0, 64));
     });
     report("grant-copy-4096", || {
-        black_box(grants::copy(4096));
+        black_box(grants::copy(0, 4096));
     });
     report("grant-map-unmap", || {
-        black_box(grants::map_and_unmap());
+        black_box(grants::map_and_unmap(0));
     });
     if grants::balloon() {
         report("balloon-out-and-in", || {

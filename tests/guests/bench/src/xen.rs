@@ -34,6 +34,8 @@ pub(crate) struct Apart {
     pub(crate) hole: Page,
     /// Given back and taken again.
     pub(crate) balloon: Page,
+    /// Where a frame of another domain is seen.
+    pub(crate) window: Page,
 }
 
 #[unsafe(link_section = ".apart")]
@@ -42,6 +44,7 @@ pub(crate) static APART: Apart = Apart {
     table: Page::new(),
     hole: Page::new(),
     balloon: Page::new(),
+    window: Page::new(),
 };
 
 pub(crate) const MEMORY_OP: u64 = 12;
@@ -157,6 +160,42 @@ pub(crate) fn bind_ipi() -> u32 {
     let mut bind = BindIpi { vcpu: 0, port: 0 };
     call(EVENT_CHANNEL_OP, 7, (&raw mut bind) as u64, 0);
     // SAFETY: the hypervisor wrote the port behind the compiler's back.
+    unsafe { (&raw const bind.port).read_volatile() }
+}
+
+/// A new port that this domain's peer may bind; its number.
+pub(crate) fn alloc_unbound(peer: u16) -> u32 {
+    #[repr(C)]
+    struct AllocUnbound {
+        domid: u16,
+        peer: u16,
+        port: u32,
+    }
+    let mut alloc = AllocUnbound {
+        domid: DOMID_SELF,
+        peer,
+        port: 0,
+    };
+    call(EVENT_CHANNEL_OP, 6, (&raw mut alloc) as u64, 0);
+    // SAFETY: as above.
+    unsafe { (&raw const alloc.port).read_volatile() }
+}
+
+/// Binds the port that a domain made for this one; the number here.
+pub(crate) fn bind_interdomain(peer: u16, port: u32) -> u32 {
+    #[repr(C)]
+    struct BindInterdomain {
+        peer: u16,
+        peer_port: u32,
+        port: u32,
+    }
+    let mut bind = BindInterdomain {
+        peer,
+        peer_port: port,
+        port: 0,
+    };
+    call(EVENT_CHANNEL_OP, 0, (&raw mut bind) as u64, 0);
+    // SAFETY: as above.
     unsafe { (&raw const bind.port).read_volatile() }
 }
 
