@@ -121,6 +121,8 @@ pub struct Hypervisor<M: Machine> {
     pub next_domid: AtomicU32,
     /// Domains that are dead, but of which somebody holds a frame, and those in the graveyard.
     pub zombies: AtomicU32,
+    /// Domains that are dead, until nobody holds a frame of theirs.
+    pub dead: Lock<Vec<Arc<Domain<M>>>>,
     /// Domains that are gone, but that somebody still looks at.
     pub graveyard: Lock<Vec<Arc<Domain<M>>>>,
     /// The host's CPUID leaves, from which policies are made.
@@ -243,7 +245,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 }
 
-/// A fresh list of domains that are gone.
+/// A fresh list of domains that are dead, or gone.
 #[must_use]
 pub fn no_graves<M: Machine>() -> Lock<Vec<Arc<Domain<M>>>> {
     Lock::new(Rank::Leaf, Vec::new())

@@ -261,6 +261,8 @@ impl<T: ?Sized> Lock<T> {
     #[inline]
     #[track_caller]
     pub fn lock(&self) -> LockGuard<'_, T> {
+        #[cfg(test)]
+        crate::testing::work::count(1);
         let held = Held::enter(self.rank.get());
         LockGuard {
             inner: self.inner.lock(),
@@ -343,6 +345,8 @@ impl<T: ?Sized> RwLock<T> {
     #[inline]
     #[track_caller]
     pub fn read(&self) -> ReadGuard<'_, T> {
+        #[cfg(test)]
+        crate::testing::work::count(1);
         let held = Held::enter(self.rank.get());
         ReadGuard {
             inner: self.inner.read(),
@@ -354,6 +358,8 @@ impl<T: ?Sized> RwLock<T> {
     #[inline]
     #[track_caller]
     pub fn write(&self) -> WriteGuard<'_, T> {
+        #[cfg(test)]
+        crate::testing::work::count(1);
         let held = Held::enter(self.rank.get());
         WriteGuard {
             inner: self.inner.write(),

@@ -180,6 +180,7 @@ impl<M: Machine> Hypervisor<M> {
                     self.sched.remove_group(d.group);
                     self.group_ids.put(d.group.0);
                     self.zombies.fetch_add(1, Ordering::SeqCst);
+                    self.dead.lock().push(d.clone());
                     Stage::Dead
                 } else {
                     stage
@@ -273,35 +274,39 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    /// Looks at the dead only: the living may be a thousand.
     #[cold]
     fn reap_zombies(&self) {
-        let mut gone = alloc::vec::Vec::new();
-        self.domains.each(|d| {
-            let is_free = d.is_dead() && {
-                // It fails while somebody maps a grant.
-                let account = self.mm.account(d.id);
-                let shared_info = self.mm.info(d.shared_info);
-                d.grant.free_frames(self.mm).is_ok()
-                    && account.total() == 0
-                    // The page of shared information, which nobody else holds.
-                    && account.xenheap() == 1
-                    && shared_info.is_some_and(|i| i.refs() == 1)
+        let dead = self.dead.lock().clone();
+        for d in dead.into_iter().filter(|d| self.is_free(d)) {
+            let is_mine = {
+                let mut list = self.dead.lock();
+                let at = list.iter().position(|other| Arc::ptr_eq(other, &d));
+                at.map(|at| list.swap_remove(at)).is_some()
             };
-            if is_free {
-                gone.push(d.id);
-            }
-        });
-        for id in gone {
             // Of several CPUs that come here, one gets it.
-            if let Some(d) = self.domains.remove(id) {
-                self.mm.account(id).set_max(0);
+            if is_mine {
+                drop(self.domains.remove(d.id));
+                self.mm.account(d.id).set_max(0);
                 let out = &mut |line: &[u8]| self.machine.console_write(line);
-                self.console.forget(self.now().into(), id, out);
+                self.console.forget(self.now().into(), d.id, out);
                 self.bury(d);
                 self.send_global_virq(xen_abi::xen::VIRQ_DOM_EXC);
             }
         }
         self.bury_all();
+    }
+
+    /// Whether a domain is dead and nobody else holds a frame of it.
+    fn is_free(&self, d: &Domain<M>) -> bool {
+        let account = self.mm.account(d.id);
+        d.is_dead()
+            // It fails while somebody maps a grant.
+            && d.grant.free_frames(self.mm).is_ok()
+            && account.total() == 0
+            // The page of shared information, which nobody else holds.
+            && account.xenheap() == 1
+            && self.mm.info(d.shared_info).is_some_and(|i| i.refs() == 1)
     }
 
     /// Frees a domain that was made but never shown to anybody.

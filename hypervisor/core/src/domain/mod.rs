@@ -184,9 +184,16 @@ impl<M: Machine> DomainTable<M> {
         self.map.read().range(id.0..).next().map(|(_, d)| d.clone())
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.map.read().len()
+    }
+
     /// Calls `f` for each domain in order of ids.
     pub fn each(&self, mut f: impl FnMut(&Arc<Domain<M>>)) {
         let all: alloc::vec::Vec<_> = self.map.read().values().cloned().collect();
+        #[cfg(test)]
+        crate::testing::work::count(all.len());
         for d in &all {
             f(d);
         }

@@ -71,6 +71,8 @@ impl FakeMem {
     }
 
     fn word(&self, at: Maddr) -> &AtomicU64 {
+        #[cfg(test)]
+        super::work::count(1);
         &self.words[usize::try_from(at.0 / 8).unwrap_or(usize::MAX)]
     }
 

@@ -7,6 +7,8 @@
 mod hvm;
 mod machine;
 mod mem;
+#[cfg(test)]
+pub(crate) mod work;
 
 pub use hvm::{FakeHvm, FakeVcpu};
 pub use machine::FakeMachine;

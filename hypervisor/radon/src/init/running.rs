@@ -215,6 +215,7 @@ fn hypervisor<B: Backend>(boot: Boot, backend: B, cpus: u32) -> (Hypervisor<X86<
         group_ids: IdPool::new(MAX_DOMAINS),
         next_domid: AtomicU32::new(0),
         zombies: AtomicU32::new(0),
+        dead: no_graves(),
         graveyard: no_graves(),
         host_cpuid: CpuidTable::capture(super::cpuid, 0),
         leaf_limit,

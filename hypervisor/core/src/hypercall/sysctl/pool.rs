@@ -29,8 +29,7 @@ pub(super) fn cpupool_op<M: Machine>(
                 return Err(Errno::ENOENT);
             }
             p.sched_id = c.hv.sched.id();
-            p.n_dom = 0;
-            c.hv.domains.each(|_| p.n_dom += 1);
+            p.n_dom = c.hv.domains.count() as u32;
             write_bitmap(c, &p.cpumap, &c.hv.sched.cpus())?;
         }
         XEN_SYSCTL_CPUPOOL_OP_FREEINFO => write_bitmap(c, &p.cpumap, &CpuMask::NONE)?,

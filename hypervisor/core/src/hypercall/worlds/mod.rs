@@ -7,6 +7,7 @@ mod exits;
 mod grants;
 mod hostile;
 mod life;
+mod many;
 mod memory;
 mod ports;
 mod timed;

@@ -60,16 +60,21 @@ impl World {
 
     /// With so many CPUs, and vCPUs in domain 0, all of them down.
     pub(super) fn sized(cpus: u32, vcpus: u32) -> Self {
+        Self::with_frames(FRAMES, cpus, vcpus)
+    }
+
+    /// With so many frames.
+    pub(super) fn with_frames(frames: u64, cpus: u32, vcpus: u32) -> Self {
         let leak = |count| {
             let mut info = alloc::vec::Vec::new();
             info.resize_with(count, FrameInfo::new);
             alloc::vec::Vec::leak(info)
         };
         let mm: &'static FrameTable = alloc::boxed::Box::leak(alloc::boxed::Box::new(
-            FrameTable::new(leak(FRAMES as usize)),
+            FrameTable::new(leak(frames as usize)),
         ));
-        mm.add_range(Mfn(1), Mfn(FRAMES));
-        let m2p: alloc::vec::Vec<_> = (0..FRAMES)
+        mm.add_range(Mfn(1), Mfn(frames));
+        let m2p: alloc::vec::Vec<_> = (0..frames)
             .map(|_| core::sync::atomic::AtomicU64::new(M2p::INVALID))
             .collect();
         let sched = Sched::Credit2(Credit2::new(Credit2Config {
@@ -82,11 +87,11 @@ impl World {
                 .unwrap();
         }
         let hv = Hypervisor {
-            machine: FakeMachine::with_cpus(FakeMem::new(FRAMES, FRAMES), cpus),
+            machine: FakeMachine::with_cpus(FakeMem::new(frames, frames), cpus),
             clock: TscClock::new(1_000_000_000, 0).unwrap(),
             mm,
             m2p: M2p::new(alloc::vec::Vec::leak(m2p)),
-            ram: alloc::vec![0..FRAMES],
+            ram: alloc::vec![0..frames],
             command_line: "",
             build_id: &[],
             domains: DomainTable::default(),
@@ -106,6 +111,7 @@ impl World {
             group_ids: IdPool::new(MAX_DOMAINS),
             next_domid: AtomicU32::new(0),
             zombies: AtomicU32::new(0),
+            dead: no_graves(),
             graveyard: no_graves(),
             host_cpuid: CpuidTable::default(),
             leaf_limit: LeafLimit::G1,
