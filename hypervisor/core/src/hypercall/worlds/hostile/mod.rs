@@ -320,14 +320,17 @@ fn replay() {
             frames: malice::LIFE_FRAMES,
         };
         let mut vcpus = [0, 1].map(|vcpu| Actor::in_cast(&s, cast, vcpu, Rng::of_vcpu(seed, vcpu)));
-        for step in 0..setting("RADON_CALLS", 40_000) {
+        let mut acts = 0;
+        while acts < setting("RADON_CALLS", 10_000) {
             if s.is_over() || !vcpus[order.below(2) as usize].step() {
                 break;
             }
-            if step % 4096 == 4095 {
+            acts += 1;
+            if acts % 4096 == 0 {
                 s.check();
             }
         }
+        std::eprintln!("seed {seed} as {own}: {acts} acts");
         drop(vcpus);
         s.check();
         s.clear();
