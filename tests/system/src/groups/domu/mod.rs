@@ -13,7 +13,7 @@ use harness::{Machine, Report};
 use crate::env::{Dom0, Env, Linux};
 use host::Host;
 
-pub(crate) use harm::{svm as hostile_svm, vmx as hostile_vmx};
+pub(crate) use harm::{svm as hostile_svm, svm_long as hostile_svm_long, vmx as hostile_vmx};
 
 /// A guest's configuration; `more` are further lines.
 fn config(name: &str, linux: Linux, address: u32, more: &str) -> String {
