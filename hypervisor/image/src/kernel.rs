@@ -2,8 +2,9 @@
 
 use crate::bzimage::{BzImage, BzImageError};
 use crate::elf::{ElfError, ElfImage};
-use crate::payload::{Format, UnpackError};
+use crate::payload::{Format, Payload, UnpackError};
 use alloc::borrow::Cow;
+use alloc::vec::Vec;
 
 /// Why a file is no usable kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,25 @@ impl<'a> Kernel<'a> {
     /// # Errors
     /// When the file is neither or damaged.
     pub fn open(file: &'a [u8], limit: usize) -> Result<Self, KernelError> {
+        Self::open_by(file, |payload| payload.unpack(limit))
+    }
+
+    /// As [`Kernel::open`], with another decoder for zstd ([`Payload::unpack_with`]).
+    ///
+    /// # Errors
+    /// When the file is neither or damaged.
+    pub fn open_with(
+        file: &'a [u8],
+        limit: usize,
+        zstd: impl FnOnce(&[u8], &mut Vec<u8>) -> Option<()>,
+    ) -> Result<Self, KernelError> {
+        Self::open_by(file, |payload| payload.unpack_with(limit, zstd))
+    }
+
+    fn open_by(
+        file: &'a [u8],
+        unpack: impl FnOnce(&Payload<'a>) -> Result<Vec<u8>, UnpackError>,
+    ) -> Result<Self, KernelError> {
         if ElfImage::has_magic(file) {
             return Ok(Self {
                 elf: Cow::Borrowed(file),
@@ -83,7 +103,7 @@ impl<'a> Kernel<'a> {
         } = BzImage::parse(file)?;
         let elf = match payload.unpacked() {
             Some(elf) => Cow::Borrowed(elf),
-            None => Cow::Owned(payload.unpack(limit)?),
+            None => Cow::Owned(unpack(&payload)?),
         };
         Ok(Self {
             elf,

@@ -9,7 +9,7 @@
 //! | --- | --- |
 //! | gzip | `miniz_oxide`; header and CRC here |
 //! | xz | `xz4rust` |
-//! | zstd | ours: the crates need up to three times the instructions |
+//! | zstd | ours, without C and `unsafe`; programs may bring another |
 //! | lz4 (legacy frame) | `lz4_flex`; frame here |
 //! | none | copied |
 
@@ -192,6 +192,22 @@ impl<'a> Payload<'a> {
     /// # Errors
     /// When the format is not supported, the data is damaged, or the result too large.
     pub fn unpack(&self, limit: usize) -> Result<Vec<u8>, UnpackError> {
+        self.unpack_with(limit, |packed, out| {
+            let size = out.capacity();
+            zeroed(out, size, |out| crate::zstd::decode(packed, out))
+        })
+    }
+
+    /// As [`Payload::unpack`], with the caller's decoder for zstd payloads. It gets an empty
+    /// vector whose capacity is the size that the result should have, which it must not exceed.
+    ///
+    /// # Errors
+    /// As [`Payload::unpack`]; `None` of the decoder says that the data is damaged.
+    pub fn unpack_with(
+        &self,
+        limit: usize,
+        zstd: impl FnOnce(&[u8], &mut Vec<u8>) -> Option<()>,
+    ) -> Result<Vec<u8>, UnpackError> {
         let (packed, _) = self.split();
         let size = self.unpacked_size();
         let too_large = UnpackError::TooLarge {
@@ -216,7 +232,7 @@ impl<'a> Payload<'a> {
                 out.extend_from_slice(self.data);
                 Some(())
             }
-            Format::Zstd => zeroed(&mut out, wanted, |out| crate::zstd::decode(packed, out)),
+            Format::Zstd => zstd(packed, &mut out),
             Format::Xz => zeroed(&mut out, wanted, |out| xz(packed, out)),
             Format::Gzip => zeroed(&mut out, wanted, |out| gzip::unpack(packed, out)),
             Format::Lz4 => zeroed(&mut out, wanted, |out| lz4(packed, out)),
