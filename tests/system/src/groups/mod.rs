@@ -104,12 +104,12 @@ pub(crate) const GROUPS: &[Group] = &[
         "the README's first command: dom0's shell",
         command::run,
     ),
-    long(
+    short(
         "run-guest",
         "the same, and a guest by xl create",
         command::run_guest,
     ),
-    long(
+    short(
         "domu",
         "SVM: guests by xl create: disk, network, life cycle, hot plug, faults",
         domu::svm,
@@ -119,7 +119,7 @@ pub(crate) const GROUPS: &[Group] = &[
         "SVM: guests with both kernels, 64 MiB each way over their cards",
         domu::svm_long,
     ),
-    short(
+    long(
         "hostile-guests",
         "SVM: guests that do nothing but harm, beside one that minds its own business",
         domu::hostile_svm,
@@ -134,7 +134,7 @@ pub(crate) const GROUPS: &[Group] = &[
         "VMX: the same, fewer calls",
         domu::hostile_vmx,
     ),
-    long(
+    short(
         "domu-kills",
         "SVM: SIGKILL for xenstored, xenconsoled, xl create in mid-way",
         domu::svm_kills,
