@@ -195,6 +195,9 @@ mod tests {
         }
     }
 
+    /// Hypercalls of a sequence: the rarest operations come some 16 times among so many.
+    const COUNT: usize = 100_000;
+
     fn calls(seed: u64, vcpu: u32) -> (Vec<(u64, [u64; 5])>, u64) {
         let cast = Cast {
             own: DomId(3),
@@ -203,7 +206,7 @@ mod tests {
             frames: 4096,
         };
         let mut sequence = Sequence::new(Recorder::default(), cast, vcpu, Rng::of_vcpu(seed, vcpu));
-        while sequence.guest.0.len() < 20_000 {
+        while sequence.guest.0.len() < COUNT {
             assert!(sequence.step());
         }
         (sequence.guest.0, sequence.guest.1)
