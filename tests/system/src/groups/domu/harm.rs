@@ -163,7 +163,7 @@ fn everything(env: &Env, report: &mut Report, run: &Run, machine: Machine, setti
     finish_but(host, report, group, KNOWN);
 }
 
-/// On SVM, for the test command.
+/// On SVM.
 pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
     on_svm(env, report, "hostile-guests", 100_000)
 }
