@@ -119,14 +119,14 @@ pub(crate) const GROUPS: &[Group] = &[
         "SVM: guests with both kernels, 64 MiB each way over their cards",
         domu::svm_long,
     ),
-    long(
+    short(
         "hostile-guests",
         "SVM: guests that do nothing but harm, beside one that minds its own business",
         domu::hostile_svm,
     ),
     long(
         "hostile-guests-long",
-        "SVM: the same, a million calls",
+        "SVM: the same, five million calls",
         domu::hostile_svm_long,
     ),
     long(

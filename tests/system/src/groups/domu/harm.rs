@@ -163,14 +163,14 @@ fn everything(env: &Env, report: &mut Report, run: &Run, machine: Machine, setti
     finish_but(host, report, group, KNOWN);
 }
 
-/// On SVM.
+/// On SVM, a million calls.
 pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
-    on_svm(env, report, "hostile-guests", 100_000)
+    on_svm(env, report, "hostile-guests", 1_000_000)
 }
 
-/// On SVM, a million calls.
+/// On SVM, five million calls.
 pub(crate) fn svm_long(env: &Env, report: &mut Report) -> Result<()> {
-    on_svm(env, report, "hostile-guests-long", 1_000_000)
+    on_svm(env, report, "hostile-guests-long", 5_000_000)
 }
 
 fn on_svm(env: &Env, report: &mut Report, group: &'static str, calls: u64) -> Result<()> {
