@@ -39,31 +39,9 @@ pub(crate) fn summary(log: &str) -> Option<String> {
     Some(out)
 }
 
-/// What QEMU 7.2's SVM does to hypervisor and guest now and then (docs/testing.md), if `text`, which
-/// a failed check shows, is of that: one event more is taken right after the guest's exit.
-#[must_use]
-pub(crate) fn emulators_fault(text: &str) -> Option<&'static str> {
-    // No kernel lies where the hypervisor does.
-    let lines = || text.lines().map(|l| l.trim_start_matches("(XEN) "));
-    let is_crash = |l: &str| l.contains(" crashed: page tables in a hole");
-    if lines()
-        .zip(lines().skip(1))
-        .any(|(a, b)| is_crash(a) && b.starts_with("rip ffff82d040"))
-    {
-        return Some("the emulator saved the hypervisor's registers as the guest's");
-    }
-    let first_call = lines()
-        .skip_while(|l| *l != "Xen call trace:")
-        .nth(1)
-        .unwrap_or_default();
-    let is_null = lines().any(|l| l == "Faulting linear address: 0000000000000000");
-    (is_null && first_call.contains("trap_dispatch"))
-        .then_some("the emulator took an interrupt before the hypervisor's GS was back")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{emulators_fault, summary};
+    use super::summary;
 
     const LOG: &str = "# <5:0>
 (XEN) 
@@ -105,35 +83,6 @@ mod tests {
     fn a_report_that_breaks_off_is_shown_as_far_as_it_goes() {
         let text = summary(&LOG[..LOG.find("rax").unwrap()]).unwrap();
         assert!(text.ends_with("RFLAGS: 0000000000000012"), "{text}");
-    }
-
-    #[test]
-    fn what_the_emulator_does_is_told_from_what_we_do() {
-        let saved =
-            "(XEN) d0v0 crashed: page tables in a hole of guest-physical memory (0x7af90828)
-(XEN) rip ffff82d0402002a1 rflags 00000246 cs 0008
-";
-        assert!(emulators_fault(saved).is_some());
-        // A guest that is itself to blame.
-        assert_eq!(
-            emulators_fault(&saved.replace("ffff82d04", "ffffffff8")),
-            None
-        );
-        assert_eq!(
-            emulators_fault(&saved.replace("page tables", "fetch")),
-            None
-        );
-        let null = LOG.replace(
-            "[error_code=0000]",
-            "[error_code=0000]\n(XEN) Faulting linear address: 0000000000000000",
-        );
-        assert!(emulators_fault(&null).is_some());
-        // Other faults there, and null pointers elsewhere, are ours.
-        assert_eq!(emulators_fault(LOG), None);
-        assert_eq!(
-            emulators_fault(&null.replace("trap_dispatch", "grant_map")),
-            None
-        );
     }
 
     #[test]

@@ -5,22 +5,11 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::death;
-
 /// Counts results and prints them as they come.
 #[derive(Debug, Default)]
 pub struct Report {
     passed: u32,
     failed: Vec<String>,
-    skipped: u32,
-    emulators_fault: Option<&'static str>,
-}
-
-/// How far a [`Report`] was.
-#[derive(Clone, Copy, Debug)]
-pub struct Mark {
-    passed: u32,
-    failed: usize,
     skipped: u32,
 }
 
@@ -54,7 +43,6 @@ impl Report {
     /// Records a failure.
     pub fn fail(&mut self, name: &str, why: &str) {
         println!("FAIL  {name}: {why}");
-        self.emulators_fault = self.emulators_fault.or_else(|| death::emulators_fault(why));
         self.failed.push(name.to_owned());
     }
 
@@ -62,29 +50,6 @@ impl Report {
     pub fn skip(&mut self, name: &str, why: &str) {
         self.skipped += 1;
         println!("skip  {name}: {why}");
-    }
-
-    /// Where the report is now; what was the emulator's fault before is forgotten.
-    pub fn mark(&mut self) -> Mark {
-        self.emulators_fault = None;
-        Mark {
-            passed: self.passed,
-            failed: self.failed.len(),
-            skipped: self.skipped,
-        }
-    }
-
-    /// What a failure since the last mark blames the emulator for, if it does.
-    pub fn emulators_fault(&self) -> Option<&'static str> {
-        self.emulators_fault
-    }
-
-    /// Forgets what was recorded since `mark`, to try again.
-    pub fn back_to(&mut self, mark: Mark) {
-        self.passed = mark.passed;
-        self.failed.truncate(mark.failed);
-        self.skipped = mark.skipped;
-        self.emulators_fault = None;
     }
 
     /// Number of failures so far.
@@ -125,23 +90,6 @@ mod tests {
         assert!(!report.check("c", || -> Result<&str> { bail!("broken") }));
         assert!(!report.close());
         assert_eq!(report.summary(), "1 passed, 1 failed, 1 skipped");
-    }
-
-    #[test]
-    fn what_was_the_emulators_fault_can_be_tried_again() {
-        let mut report = Report::new();
-        assert!(report.check("a", || Ok("fine")));
-        let mark = report.mark();
-        report.fail("b", "broken");
-        assert_eq!(report.emulators_fault(), None);
-        report.fail(
-            "c",
-            "d1v0 crashed: page tables in a hole (1)\nrip ffff82d0402002a1 rflags 2",
-        );
-        assert!(report.emulators_fault().is_some());
-        report.back_to(mark);
-        assert_eq!(report.summary(), "1 passed, 0 failed, 0 skipped");
-        assert_eq!(report.emulators_fault(), None);
     }
 
     #[test]

@@ -18,10 +18,6 @@ use env::Env;
 use groups::{GROUPS, Suite};
 use harness::Report;
 
-/// Groups of one run that may be repeated because of what the emulator did. A third time would
-/// be no accident.
-const REPEATS: u32 = 2;
-
 fn main() -> ExitCode {
     match run() {
         Ok(true) => ExitCode::SUCCESS,
@@ -65,7 +61,6 @@ fn run() -> Result<bool> {
     }
     let env = Env::new(native)?;
     let mut report = Report::new();
-    let mut repeats = REPEATS;
     for group in GROUPS {
         let chosen = if wanted.is_empty() {
             long || group.suite == Suite::Short
@@ -77,17 +72,8 @@ fn run() -> Result<bool> {
         }
         println!("== {}: {}", group.name, group.about);
         let failures = report.failures();
-        loop {
-            let mark = report.mark();
-            if let Err(error) = (group.run)(&env, &mut report) {
-                report.fail(group.name, &format!("{error:#}"));
-            }
-            let Some(fault) = report.emulators_fault().filter(|_| repeats > 0) else {
-                break;
-            };
-            println!("again  {}: {fault}", group.name);
-            repeats -= 1;
-            report.back_to(mark);
+        if let Err(error) = (group.run)(&env, &mut report) {
+            report.fail(group.name, &format!("{error:#}"));
         }
         if report.failures() > failures {
             let option = if native { "--native " } else { "" };

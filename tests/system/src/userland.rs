@@ -16,9 +16,6 @@ const FATAL: &[&str] = &[
     "DOUBLE FAULT",
 ];
 
-/// Linux' word for a breakpoint that is not its own.
-pub(crate) const STALE_CODE: &str = "Oops: int3";
-
 /// The guest's clocks beside the host's, in seconds.
 pub(crate) struct Reading {
     /// The host's time since the caller's epoch.
@@ -36,22 +33,7 @@ pub(crate) struct Userland {
 
 impl Userland {
     /// Boots until the shell is ready; `seconds` on a machine of speed 1.
-    ///
-    /// QEMU before 8.1 translates a page of code before it watches the page for writes. When
-    /// one CPU of the guest patches its code at that moment, all CPUs keep the translation of
-    /// the breakpoint that stood there meanwhile, and Linux, with a hypervisor and without one,
-    /// dies of an `int3` that nobody put there. Such a boot says nothing, so it is repeated.
     pub(crate) fn boot(env: &Env, boot: &Boot, seconds: u64) -> Result<Self> {
-        for _ in 0..2 {
-            let session = env.start(boot.clone())?;
-            let log = session.console.log().to_owned();
-            match Self::wait(session, seconds) {
-                Err(_) if String::from_utf8_lossy(&std::fs::read(log)?).contains(STALE_CODE) => {
-                    println!("again  {}: {STALE_CODE}, from the emulator", boot.name);
-                }
-                result => return result,
-            }
-        }
         Self::wait(env.start(boot.clone())?, seconds)
     }
 

@@ -8,7 +8,6 @@ use harness::Report;
 use harness::console::Console;
 
 use crate::env::Env;
-use crate::userland::STALE_CODE;
 
 /// Until the prompt: the root disk is made on first use, from the network.
 const PROMPT: Duration = Duration::from_secs(900);
@@ -29,14 +28,7 @@ fn command(env: &Env, report: &mut Report, group: &str, with_guest: bool) -> Res
     report.check(&format!("{group}/prompt"), || {
         let start = Instant::now();
         let mut candidate = User::start(env)?;
-        for _ in 0..2 {
-            if candidate.reaches_prompt()? {
-                break;
-            }
-            println!("again  run: {STALE_CODE}, from the emulator");
-            drop(candidate);
-            candidate = User::start(env)?;
-        }
+        candidate.reaches_prompt()?;
         candidate.expect("root@dom0", PROMPT)?;
         user = Some(candidate);
         Ok(format!("{:.0} s", start.elapsed().as_secs_f32()))
@@ -111,23 +103,17 @@ impl User {
         })
     }
 
-    /// Waits for the prompt's banner; `false` when the emulator broke the boot, as
-    /// [`crate::userland::Userland::boot`] tells.
-    fn reaches_prompt(&mut self) -> Result<bool> {
-        let patterns = [
-            "Leave the shell",
-            STALE_CODE,
-            "Kernel panic",
-            "Panic on CPU",
-        ];
+    /// Waits for the prompt's banner.
+    fn reaches_prompt(&mut self) -> Result<()> {
+        let patterns = ["Leave the shell", "Kernel panic", "Panic on CPU"];
         let found = self.console.expect(&patterns, PROMPT)?.index;
         ensure!(
-            found < 2,
+            found == 0,
             "{}: see {}",
             patterns[found],
             self.console.log().display()
         );
-        Ok(found == 0)
+        Ok(())
     }
 
     fn say(&mut self, words: &str) -> Result<()> {
