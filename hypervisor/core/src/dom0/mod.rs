@@ -5,4 +5,5 @@ pub mod build;
 pub mod command_line;
 pub mod memory_map;
 mod ram;
+pub mod screen;
 mod start_state;

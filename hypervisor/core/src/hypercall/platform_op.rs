@@ -3,7 +3,7 @@
 use xen_abi::platform::*;
 use xen_abi::{Errno, Ns};
 
-use super::{Ctx, OK, OpResult, Row};
+use super::{Ctx, Flow, OK, OpResult, Row};
 use crate::machine::Machine;
 use crate::time::pvclock::WallClock;
 
@@ -12,7 +12,7 @@ pub(super) const ROWS: &[Row] = &[
     row("XENPF_settime64", XENPF_settime64, true),
     row("XENPF_settime32", XENPF_settime32, true),
     row("XENPF_firmware_info", XENPF_firmware_info, true),
-    row("XENPF_get_dom0_console", XENPF_get_dom0_console, false),
+    row("XENPF_get_dom0_console", XENPF_get_dom0_console, true),
     row("XENPF_get_cpuinfo", XENPF_get_cpuinfo, true),
     row(
         "XENPF_set_processor_pminfo",
@@ -72,6 +72,11 @@ pub(super) fn dispatch<M: Machine>(c: &mut Ctx<'_, M>, at: u64) -> OpResult {
             OK
         }
         XENPF_firmware_info => firmware_info(c, body),
+        XENPF_get_dom0_console => {
+            let screen = c.hv.screen.ok_or(Errno::ENODEV)?;
+            c.write(body, &screen)?;
+            Ok(Flow::Done(size_of_val(&screen) as u64))
+        }
         _ => Err(Errno::ENOSYS),
     }
 }

@@ -42,6 +42,7 @@ pub(super) struct Loaded {
     pub(super) options: cmdline::Options<'static>,
     pub(super) rsdp: Option<Vec<u8>>,
     pub(super) framebuffer: Option<Framebuffer>,
+    pub(super) is_efi: bool,
     /// Reservations that end when the frame allocator takes over.
     pub(super) temporary: Vec<Slot>,
 }
@@ -171,6 +172,7 @@ pub(super) fn load(magic: u32, info: u32) -> (Loaded, Carver<'static>) {
         options,
         rsdp: info.rsdp.map(<[u8]>::to_vec),
         framebuffer: info.framebuffer,
+        is_efi: info.efi.is_some(),
         temporary: reserved.into_iter().flatten().collect(),
     };
     (loaded, carver)

@@ -30,6 +30,17 @@ fn full(
     });
     if let Some(mut userland) = up {
         userland.identity(report, &full_name, vcpus, env.native);
+        if dom0.firmware.is_some() {
+            // Linux names the console that it has found, or says that it has a dummy.
+            report.check(&format!("{full_name}/screen"), || {
+                let said = userland.run("dmesg | grep -i 'console: '; cat /proc/fb", 20)?;
+                ensure!(
+                    said.contains("VGA+") || said.contains("frame buffer"),
+                    "{said}"
+                );
+                Ok(said.lines().last().unwrap_or_default().to_owned())
+            });
+        }
         userland.poweroff(report, &full_name);
     }
 }

@@ -1,9 +1,13 @@
 //! What Debian's toolstack asks in ways of its own.
 
 use xen_abi::domctl::*;
+use xen_abi::layout::Union;
+use xen_abi::platform::*;
 use xen_abi::sysctl::*;
 use xen_abi::version::*;
-use xen_abi::xen::__HYPERVISOR_xen_version;
+use xen_abi::xen::{
+    __HYPERVISOR_platform_op, __HYPERVISOR_xen_version, Dom0VgaConsoleInfo, XEN_VGATYPE_TEXT_MODE_3,
+};
 use xen_abi::{DomId, Errno, Handle, VcpuId};
 use zerocopy::FromZeros;
 
@@ -44,6 +48,31 @@ fn texts_about_us() {
     assert_eq!(varbuf(&w, XENVER_build_id), Err(Errno::ENODATA));
     w.hv.build_id = b"twenty bytes of hash";
     assert_eq!(varbuf(&w, XENVER_build_id).unwrap(), "twenty bytes of hash");
+}
+
+#[test]
+fn the_screen_is_told_to_dom0_alone() {
+    let mut w = World::new();
+    let ask = |w: &World, by| {
+        let op = XenPlatformOp {
+            cmd: XENPF_get_dom0_console,
+            interface_version: XENPF_INTERFACE_VERSION,
+            u: Union([u64::MAX; 16]),
+        };
+        w.poke(by, ARG, &op);
+        w.call(by, __HYPERVISOR_platform_op, [ARG, 0, 0])
+    };
+    assert_eq!(ask(&w, DomId(0)), Err(Errno::ENODEV));
+    w.hv.screen = crate::dom0::screen::describe(None, false);
+    let size = size_of::<Dom0VgaConsoleInfo>();
+    assert_eq!(ask(&w, DomId(0)), Ok(size as u64));
+    let op: XenPlatformOp = w.peek(DomId(0), ARG);
+    let said: Dom0VgaConsoleInfo = op.u.get();
+    assert_eq!(u32::from(said.video_type), XEN_VGATYPE_TEXT_MODE_3);
+    // What is behind it stays.
+    assert_eq!(op.u.0[size / 8..], [u64::MAX; 16][size / 8..]);
+    let guest = w.guest(1, 16);
+    assert_eq!(ask(&w, guest), Err(Errno::EPERM));
 }
 
 #[test]

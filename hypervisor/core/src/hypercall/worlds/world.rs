@@ -94,6 +94,7 @@ impl World {
             ram: alloc::vec![0..frames],
             command_line: "",
             build_id: &[],
+            screen: None,
             domains: DomainTable::default(),
             units: no_units(),
             sched,
