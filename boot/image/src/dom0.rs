@@ -22,6 +22,9 @@ const PACKAGES: &str =
 /// Debian's own toolstack, with the programs that its scripts call.
 const XEN_PACKAGES: &str = ",xen-utils-4.20,xen-utils-common,xenstore-utils,bridge-utils,python3";
 
+/// An init system, for which the Debian package of ours has units.
+const SYSTEMD_PACKAGES: &str = ",systemd-sysv,udev";
+
 /// Size of the file system; the file is sparse.
 const SIZE: &str = "1400M";
 
@@ -35,6 +38,14 @@ pub fn root_disk(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
 /// guests but no tools of ours in their place.
 pub fn debian_disk(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
     make(layout, kernel, "dom0-xen-utils", XEN_PACKAGES)
+}
+
+/// The same with systemd, into which [`crate::initrd::systemd`] installs our package.
+///
+/// # Errors
+/// When `mmdebstrap` fails.
+pub fn systemd_disk(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
+    make(layout, kernel, "dom0-systemd", SYSTEMD_PACKAGES)
 }
 
 fn make(layout: &Layout, kernel: &Kernel, name: &str, more: &str) -> Result<PathBuf> {

@@ -121,6 +121,33 @@ pub fn debian(layout: &Layout, kernel: &Kernel) -> Result<PathBuf> {
     rooted(layout, kernel, "debian", "tools/opt/radon/")
 }
 
+/// The same for a root with systemd: no program but what the Debian package `package` brings, which
+/// is installed before systemd starts; `more` are further files, by name and content.
+///
+/// # Errors
+/// When a part is missing.
+pub fn systemd(
+    layout: &Layout,
+    kernel: &Kernel,
+    package: &Path,
+    more: &[(&str, &str)],
+) -> Result<PathBuf> {
+    let mut archive = base(layout, kernel, DRIVERS, "initrd-init")?;
+    let busybox = std::fs::read(busybox()?).context("reading busybox")?;
+    tools::guest(&mut archive, "tools/", &busybox, kernel)?;
+    let content =
+        std::fs::read(package).with_context(|| format!("reading {}", package.display()))?;
+    archive.file("tools/var/cache/radon/tools.deb", 0o644, &content);
+    for (name, content) in more {
+        archive.file(&format!("tools/{name}"), 0o644, content.as_bytes());
+    }
+    write(
+        layout,
+        &format!("initrd-systemd-{}.cpio", kernel.release()),
+        archive,
+    )
+}
+
 fn rooted(layout: &Layout, kernel: &Kernel, name: &str, programs: &str) -> Result<PathBuf> {
     let mut archive = base(layout, kernel, DRIVERS, "initrd-init")?;
     let busybox = std::fs::read(busybox()?).context("reading busybox")?;

@@ -12,6 +12,7 @@ mod hostile;
 mod refusals;
 mod scheduling;
 mod screen;
+mod systemd;
 mod time;
 
 use anyhow::Result;
@@ -225,6 +226,11 @@ pub(crate) const GROUPS: &[Group] = &[
         "cpu-models",
         "Bochs: CPUs without 64-bit mode, VMX, SVM, nested paging, unrestricted guest",
         cpu_models::refusals,
+    ),
+    long(
+        "systemd",
+        "SVM: our Debian package under systemd: units, guests at boot and at halt",
+        systemd::systemd,
     ),
     long(
         "debian-tools",

@@ -1,0 +1,143 @@
+//! A Debian dom0 with systemd, into which our package has been installed: its units start the
+//! daemons and the guests of `/etc/xen/auto`, restart what dies, and end the guests at halt.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use boot_image::kernel::Kernel;
+use boot_image::{deb, dom0, initrd};
+use harness::{Boot, Disk, DiskBus, Report, Session};
+
+use crate::env::Env;
+
+const GROUP: &str = "systemd";
+/// Seconds until systemd's shell, and until guests are up or down.
+const BOOT: u64 = 300;
+const GUESTS: u64 = 180;
+const COMMAND: u64 = 60;
+
+/// The guest that the machine's start is to start.
+const GUEST: &str = r#"name = "early"
+type = "pvh"
+memory = 128
+kernel = "/var/lib/radon/vmlinuz"
+ramdisk = "/var/lib/radon/tiny.cpio"
+extra = "console=hvc0 quiet"
+"#;
+/// Its console.
+const LOG: &str = "/var/log/xen/console/guest-early.log";
+
+/// dom0's shell.
+struct Shell(Session);
+
+impl Shell {
+    fn boot(env: &Env) -> Result<Self> {
+        let kernel = Kernel::fetch(&env.layout, "6.12")?;
+        let root = dom0::systemd_disk(&env.layout, &kernel)?;
+        let package = deb::build(&env.layout, env!("CARGO_PKG_VERSION"))?;
+        let files = [("etc/xen/auto/early.cfg", GUEST)];
+        let initrd = initrd::systemd(&env.layout, &kernel, &package, &files)?;
+        // systemd's shell for debugging needs no password.
+        let line =
+            "console=hvc0 systemd.debug_shell=hvc0 systemd.getty_auto=no systemd.show_status=no";
+        let modules = vec![(kernel.vmlinux(), line.to_owned()), (initrd, String::new())];
+        let start = env.direct("dom0_mem=1G", modules);
+        let mut boot = Boot::new(GROUP, env.machine("qemu-svm")?, start);
+        boot.repeat = format!("./radon test {GROUP}");
+        boot.disks.push(Disk {
+            path: root,
+            bus: DiskBus::Virtio,
+            create: None,
+        });
+        let mut shell = Self(env.start(boot)?);
+        let timeout = shell.seconds(BOOT);
+        let up = shell.0.console.expect(&["# "], timeout);
+        up.with_context(|| shell.0.evidence())?;
+        shell.0.console.send("stty -echo; PS1=; dmesg -n 4\n")?;
+        shell.run("true", COMMAND)?;
+        Ok(shell)
+    }
+
+    fn seconds(&self, seconds: u64) -> Duration {
+        self.0.machine().seconds(seconds)
+    }
+
+    /// A command that must succeed; its output.
+    fn run(&mut self, command: &str, seconds: u64) -> Result<String> {
+        let timeout = self.seconds(seconds);
+        let answer = self.0.console.shell(command, timeout);
+        let (text, status) = answer.with_context(|| self.0.evidence())?;
+        let text = text.trim().to_owned();
+        ensure!(status == 0, "{command}: status {status}: {text}");
+        Ok(text)
+    }
+
+    /// Repeats a command in the shell until it succeeds.
+    fn until(&mut self, command: &str, seconds: u64) -> Result<String> {
+        let script = format!(
+            "i=0; until {command}; do i=$((i + 1)); [ $i -lt {seconds} ] || break; sleep 1; done; {command}"
+        );
+        self.run(&script, seconds + COMMAND)
+    }
+}
+
+pub(crate) fn systemd(env: &Env, report: &mut Report) -> Result<()> {
+    let mut shell = None;
+    report.check("systemd/installed", || {
+        let mut up = Shell::boot(env)?;
+        let state = up.run("dpkg -s radon-tools | grep Status", COMMAND)?;
+        ensure!(state == "Status: install ok installed", "{state}");
+        shell = Some(up);
+        Ok("")
+    });
+    let Some(mut shell) = shell else {
+        return Ok(());
+    };
+    report.check("systemd/units", || {
+        let units = "xenstored xenconsoled xendomains";
+        shell.until(&format!("systemctl -q is-active {units}"), GUESTS)?;
+        shell.run("! systemctl --failed --no-legend | grep -i xen", COMMAND)
+    });
+    report.check("systemd/guest-at-boot", || {
+        shell.until(&format!("grep -a 'tiny: Linux' {LOG}"), GUESTS)?;
+        shell.run("xl list early | tail -n 1", COMMAND)
+    });
+    report.check("systemd/restarts", || {
+        for daemon in ["xenstored", "xenconsoled"] {
+            let pid = format!("systemctl show -P MainPID {daemon}");
+            let before = shell.run(&pid, COMMAND)?;
+            shell.run(&format!("kill -KILL {before}"), COMMAND)?;
+            shell.until(
+                &format!("{{ p=$({pid}); [ $p != 0 ] && [ $p != {before} ]; }}"),
+                COMMAND,
+            )?;
+        }
+        // The guest has not noticed.
+        shell.until(
+            "xenstore-read /local/domain/$(xl domid early)/name",
+            COMMAND,
+        )
+    });
+    report.check("systemd/stop", || {
+        shell.run("systemctl stop xendomains", GUESTS)?;
+        let left = shell.run("xl list | awk 'NR > 1 {print $1}'", COMMAND)?;
+        ensure!(left == "Domain-0", "{left}");
+        shell.run(
+            &format!("grep -a 'reboot: Power down' {LOG} | tail -n 1"),
+            COMMAND,
+        )
+    });
+    report.check("systemd/start", || {
+        shell.run(&format!(": >{LOG}; systemctl start xendomains"), GUESTS)?;
+        shell.until(&format!("grep -a 'tiny: Linux' {LOG}"), GUESTS)
+    });
+    report.check("systemd/halt", || {
+        // What the store says at the end stands on the console: the guest went first.
+        shell.0.console.send("systemctl poweroff\n")?;
+        let timeout = shell.seconds(GUESTS);
+        let end = shell.0.console.expect(&["ardware Dom0 halted"], timeout);
+        end.with_context(|| shell.0.evidence())?;
+        Ok("")
+    });
+    Ok(())
+}
