@@ -223,7 +223,8 @@ impl Host {
         let mappings = mappings.rsplit("; ").next().unwrap_or_default().to_owned();
         let free = number("in the allocator", " free")?;
         let hypervisor = number("hypervisor: ", " frames")?;
-        let mut ask = |command: &str| self.run(command, 30);
+        // Sixty guests have thousands of nodes.
+        let mut ask = |command: &str| self.run(command, 120);
         Ok(Census {
             free,
             hypervisor,

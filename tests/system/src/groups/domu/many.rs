@@ -73,7 +73,8 @@ fn create(host: &mut Host, count: u32) -> Result<String> {
     let begun = Instant::now();
     for address in FIRST..FIRST + count {
         let name = format!("many{address}");
-        let text = config(&name, Linux::V6_12, address, "").replace("128", &MEMORY.to_string());
+        let text = config(&name, Linux::V6_12, address, "")
+            .replace("memory = 128", &format!("memory = {MEMORY}"));
         host.write("/etc/xen/many.cfg", &text)?;
         host.run("xl create -q /etc/xen/many.cfg", 300)?;
     }
