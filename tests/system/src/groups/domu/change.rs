@@ -136,7 +136,8 @@ pub(super) fn vcpus(host: &mut Host, report: &mut Report, group: &str) {
             );
             host.inside("one", |guest| guest.run(&command, 60))?;
         }
-        host.refuses("xl vcpu-set one 9", &["the domain has 2"])?;
+        host.refuses("xl vcpu-set one 9", &["overcommitting"])?;
+        host.refuses("xl vcpu-set -i one 9", &["the domain has 2"])?;
         host.run("xl vcpu-list one | wc -l", 30)
     });
 }
