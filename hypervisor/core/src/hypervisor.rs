@@ -160,13 +160,21 @@ impl<M: Machine> Hypervisor<M> {
     /// The unit became runnable.
     #[inline]
     pub fn wake(&self, unit: UnitId) {
-        use crate::sched::{Readiness, Scheduler};
-        let ready = || {
-            self.vcpu_of(unit)
-                .map_or(Readiness::Offline, |v| crate::run::readiness(&v))
-        };
-        if let Some(cpu) = self.sched.wake(unit, self.now(), ready) {
-            self.request(cpu, work::RESCHED);
+        use crate::sched::{Scheduler, Wake};
+        let (here, now) = (self.machine.this_cpu(), self.now());
+        match self.sched.wake(unit, here, now, || self.readiness_of(unit)) {
+            Wake::Nothing => {}
+            Wake::Kick(cpu) => self.request(cpu, work::RESCHED),
+            Wake::Ask(at) => self.reschedule_by(here, at),
+        }
+    }
+
+    /// How the scheduler sees the vCPU behind a unit.
+    #[inline]
+    pub(crate) fn readiness_of(&self, unit: UnitId) -> crate::sched::Readiness {
+        match self.units.read().get(unit.0 as usize) {
+            Some(Some(v)) => crate::run::readiness(v),
+            _ => crate::sched::Readiness::Offline,
         }
     }
 

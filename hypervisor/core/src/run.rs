@@ -20,7 +20,7 @@ use crate::hvm::backend::HvmBackend;
 use crate::hvm::exit::{self, Next};
 use crate::hypervisor::{CpuState, Hypervisor, work};
 use crate::machine::Machine;
-use crate::sched::{Readiness, Request, Scheduler, UnitId};
+use crate::sched::{Decision, Readiness, Request, Scheduler, UnitId};
 use crate::time::timers::{TimerId, TimerKind};
 
 /// The vCPU whose hardware state is on this CPU.
@@ -52,6 +52,7 @@ pub fn run_cpu<M: Machine>(hv: &Hypervisor<M>) -> ! {
     let mut loaded: Option<Loaded<M>> = None;
     let mut is_running = false;
     let mut request = Request::None;
+    let mut decision = Decision::default();
     loop {
         let todo = if cpu.work.load(Ordering::Relaxed) != 0 {
             cpu.work.swap(0, Ordering::SeqCst)
@@ -72,7 +73,7 @@ pub fn run_cpu<M: Machine>(hv: &Hypervisor<M>) -> ! {
             hv.console_news();
         }
         if todo & work::RESCHED != 0 || request == Request::Yield || !is_running {
-            is_running = reschedule(hv, me, cpu, &mut loaded, request);
+            is_running = reschedule(hv, me, cpu, &mut loaded, request, &mut decision);
             request = Request::None;
         }
         if cpu.work.load(Ordering::Relaxed) != 0 {
@@ -140,13 +141,14 @@ fn reschedule<M: Machine>(
     cpu: &CpuState,
     loaded: &mut Option<Loaded<M>>,
     request: Request,
+    d: &mut Decision,
 ) -> bool {
     let now = hv.now();
-    let current = loaded.as_ref().map(|l| (l.v.unit, l.v.clone()));
-    let d = hv.sched.schedule(me, now, request, |u| match &current {
-        Some((unit, v)) if *unit == u => readiness(v),
-        _ => hv.vcpu_of(u).map_or(Readiness::Offline, |v| readiness(&v)),
-    });
+    let is_ready = |u| match loaded {
+        Some(l) if l.v.unit == u => readiness(&l.v),
+        _ => hv.readiness_of(u),
+    };
+    hv.sched.schedule_into(me, now, request, is_ready, d);
     if let Some(l) = loaded
         && d.next != Some(l.v.unit)
     {
@@ -160,8 +162,10 @@ fn reschedule<M: Machine>(
             hv.request(kick, work::RESCHED);
         }
     }
-    for other in d.kick.iter() {
-        hv.request(other, work::RESCHED);
+    if !d.kick.is_empty() {
+        for other in d.kick.iter() {
+            hv.request(other, work::RESCHED);
+        }
     }
     cpu.slice_end
         .store(d.slice_end.map_or(u64::MAX, |n| n.0), Ordering::Relaxed);
@@ -318,6 +322,16 @@ impl<M: Machine> Hypervisor<M> {
             }
             TimerCommand::At(at) => self.set_timer(v, id, at),
             TimerCommand::AtGuestTsc(tsc) => self.set_timer(v, id, self.clock.at(tsc)),
+        }
+    }
+
+    /// This CPU, which calls, asks the scheduler at `at` at the latest.
+    #[inline]
+    pub(crate) fn reschedule_by(&self, me: PcpuId, at: Ns) {
+        let cpu = self.cpu(me);
+        if at.0 < cpu.slice_end.load(Ordering::Relaxed) {
+            cpu.slice_end.store(at.0, Ordering::Relaxed);
+            program_timer(self, me, cpu);
         }
     }
 

@@ -83,7 +83,8 @@ impl CpuMask {
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0 == [0; WORDS]
+        // Comparing arrays would call memcmp.
+        self.0.iter().fold(0, |all, w| all | w) == 0
     }
 
     /// Members of both.

@@ -4,7 +4,7 @@ use super::credit2::Credit2;
 use super::null::Null;
 use super::{
     CpuInfo, CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, Scheduler,
-    UnitId, UnitInfo,
+    UnitId, UnitInfo, Wake,
 };
 use xen_abi::{Errno, Ns, PcpuId};
 
@@ -61,8 +61,14 @@ impl Scheduler for Sched {
         dispatch!(self, s => s.remove_unit(unit))
     }
     #[inline]
-    fn wake(&self, unit: UnitId, now: Ns, readiness: impl FnOnce() -> Readiness) -> Option<PcpuId> {
-        dispatch!(self, s => s.wake(unit, now, readiness))
+    fn wake(
+        &self,
+        unit: UnitId,
+        here: PcpuId,
+        now: Ns,
+        readiness: impl FnOnce() -> Readiness,
+    ) -> Wake {
+        dispatch!(self, s => s.wake(unit, here, now, readiness))
     }
     #[inline]
     fn has_rivals(&self, cpu: PcpuId) -> bool {
@@ -78,14 +84,15 @@ impl Scheduler for Sched {
         dispatch!(self, s => s.sleep(unit, now, readiness))
     }
     #[inline]
-    fn schedule(
+    fn schedule_into(
         &self,
         cpu: PcpuId,
         now: Ns,
         request: Request,
         readiness: impl FnOnce(UnitId) -> Readiness,
-    ) -> Decision {
-        dispatch!(self, s => s.schedule(cpu, now, request, readiness))
+        d: &mut Decision,
+    ) {
+        dispatch!(self, s => s.schedule_into(cpu, now, request, readiness, d));
     }
     fn context_saved(&self, cpu: PcpuId, unit: UnitId, now: Ns) -> Option<PcpuId> {
         dispatch!(self, s => s.context_saved(cpu, unit, now))

@@ -26,7 +26,8 @@
 //!   changes its flags first and calls [`Scheduler::sleep`].  So no wake-up is lost,
 //!   and a paused unit is not woken.
 //! - Whoever is returned as a CPU to kick calls [`Scheduler::schedule`] soon; a kick of
-//!   the calling CPU itself means that it should reschedule on its way out.
+//!   the calling CPU itself means that it should reschedule on its way out. When nothing can
+//!   come of that yet, it is told when to ask instead ([`Wake::Ask`]).
 //! - No timer is asked for ([`Decision::slice_end`]) while a unit has its CPU for itself.
 
 pub mod cpumask;
@@ -80,6 +81,38 @@ pub enum Request {
     None,
     /// The current unit gives way to others that wait.
     Yield,
+}
+
+/// Answer of [`Scheduler::wake`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Wake {
+    /// Nothing is to be done.
+    Nothing,
+    /// This CPU should call [`Scheduler::schedule`].
+    Kick(PcpuId),
+    /// The calling CPU should call [`Scheduler::schedule`], but not before this time: its unit
+    /// may stay until then.
+    Ask(Ns),
+}
+
+impl Wake {
+    /// The CPU to kick.
+    #[inline]
+    #[must_use]
+    pub fn kick(self) -> Option<PcpuId> {
+        match self {
+            Self::Kick(cpu) => Some(cpu),
+            Self::Nothing | Self::Ask(_) => None,
+        }
+    }
+}
+
+impl From<Option<PcpuId>> for Wake {
+    #[inline]
+    fn from(kick: Option<PcpuId>) -> Self {
+        kick.map_or(Self::Nothing, Self::Kick)
+    }
 }
 
 /// Answer of [`Scheduler::schedule`].
@@ -199,8 +232,14 @@ pub trait Scheduler {
     /// [`Scheduler::evict`]).
     fn remove_unit(&self, unit: UnitId) -> Result<(), Errno>;
 
-    /// The unit may have become ready; returns a CPU to kick.
-    fn wake(&self, unit: UnitId, now: Ns, readiness: impl FnOnce() -> Readiness) -> Option<PcpuId>;
+    /// The unit may have become ready; `here` is the CPU that calls.
+    fn wake(
+        &self,
+        unit: UnitId,
+        here: PcpuId,
+        now: Ns,
+        readiness: impl FnOnce() -> Readiness,
+    ) -> Wake;
 
     /// The unit may have ceased to be ready; returns the CPU to kick if it runs.
     fn sleep(&self, unit: UnitId, now: Ns, readiness: impl FnOnce() -> Readiness)
@@ -216,7 +255,21 @@ pub trait Scheduler {
         now: Ns,
         request: Request,
         readiness: impl FnOnce(UnitId) -> Readiness,
-    ) -> Decision;
+    ) -> Decision {
+        let mut d = Decision::default();
+        self.schedule_into(cpu, now, request, readiness, &mut d);
+        d
+    }
+
+    /// The same into `d`, whatever it held: a decision is too large to be handed on by value.
+    fn schedule_into(
+        &self,
+        cpu: PcpuId,
+        now: Ns,
+        request: Request,
+        readiness: impl FnOnce(UnitId) -> Readiness,
+        d: &mut Decision,
+    );
 
     /// The state of `unit` has left `cpu`; returns a CPU to kick.
     fn context_saved(&self, cpu: PcpuId, unit: UnitId, now: Ns) -> Option<PcpuId>;

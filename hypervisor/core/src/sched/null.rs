@@ -7,7 +7,7 @@
 
 use super::{
     CpuInfo, CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, Runstate,
-    RunstateKind, Scheduler, UnitId, UnitInfo, XEN_SCHEDULER_NULL,
+    RunstateKind, Scheduler, UnitId, UnitInfo, Wake, XEN_SCHEDULER_NULL,
 };
 use crate::sync::{Lock, Rank};
 use alloc::collections::BTreeMap;
@@ -221,19 +221,27 @@ impl Scheduler for Null {
         Ok(())
     }
 
-    fn wake(&self, unit: UnitId, now: Ns, readiness: impl FnOnce() -> Readiness) -> Option<PcpuId> {
+    fn wake(
+        &self,
+        unit: UnitId,
+        _: PcpuId,
+        now: Ns,
+        readiness: impl FnOnce() -> Readiness,
+    ) -> Wake {
         let mut s = self.state.lock();
-        let u = s.units.get_mut(&unit)?;
+        let Some(u) = s.units.get_mut(&unit) else {
+            return Wake::Nothing;
+        };
         let readiness = readiness();
         if u.is_ready {
-            return None;
+            return Wake::Nothing;
         }
         u.is_ready = readiness == Readiness::Runnable;
         if !u.is_running {
             u.runstate.enter(kind_of(readiness), now);
         }
         let is_ready = u.is_ready;
-        u.cpu.filter(|_| is_ready)
+        u.cpu.filter(|_| is_ready).into()
     }
 
     fn sleep(
@@ -261,25 +269,26 @@ impl Scheduler for Null {
         false
     }
 
-    fn schedule(
+    fn schedule_into(
         &self,
         cpu: PcpuId,
         now: Ns,
         _: Request,
         readiness: impl FnOnce(UnitId) -> Readiness,
-    ) -> Decision {
+        d: &mut Decision,
+    ) {
         let mut s = self.state.lock();
         let State { units, cpus } = &mut *s;
-        let mut d = Decision::default();
+        *d = Decision::default();
         let Some(c) = cpus.get_mut(&cpu) else {
-            return d;
+            return;
         };
         if let Some((id, u)) = c.current.and_then(|id| Some((id, units.get_mut(&id)?))) {
             let r = readiness(id);
             u.is_ready = r == Readiness::Runnable;
             if u.is_ready && u.cpu == Some(cpu) {
                 d.next = Some(id);
-                return d;
+                return;
             }
             u.is_running = false;
             u.runstate.enter(kind_of(r), now);
@@ -301,7 +310,7 @@ impl Scheduler for Null {
                 c.resident = Some(id);
                 c.must_evict = false;
                 c.idle += now.0.saturating_sub(c.idle_since.0);
-                return d;
+                return;
             }
         }
         // A unit that was moved away must be able to run where it now belongs.
@@ -309,7 +318,6 @@ impl Scheduler for Null {
         if c.must_evict || is_foreign {
             d.evict = c.resident;
         }
-        d
     }
 
     fn context_saved(&self, cpu: PcpuId, unit: UnitId, _: Ns) -> Option<PcpuId> {

@@ -3,7 +3,7 @@
 //! runs in two places and that nobody runs a unit whose state is elsewhere.
 
 use super::{
-    CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, Scheduler, UnitId,
+    CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, Scheduler, UnitId, Wake,
 };
 use std::collections::BTreeSet;
 use xen_abi::{Ns, PcpuId};
@@ -51,6 +51,8 @@ pub(super) struct Sim<S> {
     events: BTreeSet<(u64, usize)>,
     pub kicks: BTreeSet<u32>,
     pub schedules: u64,
+    /// Wake-ups that did not interrupt the unit of the waker's CPU.
+    pub asks: u64,
 }
 
 impl<S: Scheduler> Sim<S> {
@@ -66,6 +68,7 @@ impl<S: Scheduler> Sim<S> {
             events: BTreeSet::new(),
             kicks: BTreeSet::new(),
             schedules: 0,
+            asks: 0,
         }
     }
 
@@ -121,10 +124,18 @@ impl<S: Scheduler> Sim<S> {
         }
         unit.readiness = Readiness::Runnable;
         unit.woken_at = Some(self.now);
-        let kick = self
+        // Whoever wakes it does so on some CPU.
+        let here = PcpuId(u32::try_from(n % self.cpus.len()).unwrap());
+        let wake = self
             .sched
-            .wake(Self::id(n), Ns(self.now), || Readiness::Runnable);
-        self.kick(kick.into());
+            .wake(Self::id(n), here, Ns(self.now), || Readiness::Runnable);
+        if let Wake::Ask(at) = wake {
+            self.asks += 1;
+            let cpu = &mut self.cpus[here.0 as usize];
+            assert!(at.0 > self.now && cpu.current.is_some() && !cpu.is_gone);
+            cpu.timer = Some(cpu.timer.map_or(at.0, |timer| timer.min(at.0)));
+        }
+        self.kick(wake.kick().into());
     }
 
     /// Pauses or blocks a unit from outside.

@@ -130,7 +130,7 @@ impl Credit2 {
             let found = self.with_unit(unit, |rq, home| {
                 let is_waiting = rq.unit(unit).is_some_and(|u| u.place == Place::Queued);
                 if is_waiting {
-                    self.place(rq, home, unit, now)
+                    self.place(rq, home, unit, now, None).kick()
                 } else {
                     None
                 }
@@ -286,13 +286,13 @@ impl Credit2 {
         if place == Place::Parked && hard_here & rq.online == 0 {
             rq.unpark(id);
             rq.enqueue(id);
-            return self.place(rq, home, id, now).into();
+            return self.place(rq, home, id, now, None).kick().into();
         }
         match place {
             Place::Running(cpu) if hard_here >> cpu & 1 == 0 => {
                 rq.cpu(cpu).map_or(CpuMask::NONE, |c| CpuMask::single(c.id))
             }
-            Place::Queued => self.place(rq, home, id, now).into(),
+            Place::Queued => self.place(rq, home, id, now, None).kick().into(),
             // Asleep or parked: it is placed when it waits again.
             Place::Running(_) | Place::Asleep | Place::Parked => CpuMask::NONE,
         }

@@ -26,9 +26,10 @@ impl Rq {
         &mut self,
         m: &Moment,
         readiness: impl FnOnce(UnitId) -> Readiness,
-    ) -> Decision {
+        d: &mut Decision,
+    ) {
         let bit = 1u64 << m.cpu;
-        let mut d = Decision::default();
+        *d = Decision::default();
         if m.now.0 >= self.refill_at {
             // This CPU is here already, the others may be needed.
             self.tickled |= bit;
@@ -43,18 +44,20 @@ impl Rq {
             // By far the most frequent case: it goes on, alone.
             d.next = stays;
         } else {
-            d.next = self.choose(stays, m);
+            d.next = match stays {
+                None => self.take_first(m).or_else(|| self.choose(None, m)),
+                stays => self.choose(stays, m),
+            };
             match d.next {
-                Some(next) if Some(next) != stays => self.start(next, m, &mut d),
+                Some(next) if Some(next) != stays => self.start(next, m, d),
                 Some(_) => {}
-                None => self.go_idle(m, &mut d),
+                None => self.go_idle(m, d),
             }
             if !self.queue.is_empty() {
                 d.kick = d.kick.or(&self.kick_waiting());
             }
         }
         d.slice_end = self.slice_end(d.next, m);
-        d
     }
 
     /// Settles accounts with the unit that ran; returns it if it may go on.
@@ -109,6 +112,32 @@ impl Rq {
             unit.runstate.enter(RunstateKind::Runnable, now);
         }
         self.enqueue(id);
+    }
+
+    /// Takes the first that waits out of the queue, if it may and wants to run on a CPU that has
+    /// nobody, and neither its budget nor anybody's credit has to be looked at: [`Self::choose`]
+    /// would choose the same.
+    #[inline]
+    fn take_first(&mut self, m: &Moment) -> Option<UnitId> {
+        let Self {
+            queue, units, base, ..
+        } = self;
+        let first = queue.back()?.unit;
+        let unit = units.get_mut(first.0 as usize)?.as_deref_mut()?;
+        let is_plain = self.online >> m.cpu & 1 != 0
+            && may_run(unit, m.cpu, m.id)
+            && unit.soft_here >> m.cpu & 1 != 0
+            && !unit.is_capped;
+        if !is_plain {
+            return None;
+        }
+        unit.settle(base);
+        if unit.credit(base) <= 0 {
+            return None;
+        }
+        unit.place = Place::Asleep;
+        queue.pop_back();
+        Some(first)
     }
 
     /// Chooses between the unit that may stay and those that wait, and resets credits if
@@ -177,6 +206,14 @@ impl Rq {
         if self.online >> cpu & 1 == 0 {
             return None;
         }
+        // Nearly always it is the first.
+        let first = self.queue.back()?.unit;
+        if let Some(unit) = self.unit(first)
+            && may_run(unit, cpu, id)
+            && unit.soft_here >> cpu & 1 != 0
+        {
+            return Some(first);
+        }
         let mut reluctant: Option<(UnitId, i64)> = None;
         for w in self.queue.iter().rev() {
             if let Some((best, key)) = reluctant
@@ -242,8 +279,14 @@ impl Rq {
 
     /// When the chosen unit must be looked at again.
     fn slice_end(&mut self, next: Option<UnitId>, m: &Moment) -> Option<Ns> {
-        let mut end = u64::MAX;
         self.ticking &= !(1 << m.cpu);
+        if self.queue.is_empty()
+            && self.refill_at == u64::MAX
+            && next.and_then(|n| self.unit(n)).is_none_or(|u| !u.is_capped)
+        {
+            return None;
+        }
+        let mut end = u64::MAX;
         let rival = match next {
             Some(_) if !self.queue.is_empty() => self.best_for(m.cpu, m.id),
             _ => None,

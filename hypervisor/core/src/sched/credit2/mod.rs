@@ -39,7 +39,7 @@ use super::cpumask::AtomicMask;
 use super::dense::Dense;
 use super::{
     CpuInfo, CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, Scheduler,
-    UnitId, UnitInfo, XEN_SCHEDULER_CREDIT2, cpumask::MAX_CPUS,
+    UnitId, UnitInfo, Wake, XEN_SCHEDULER_CREDIT2, cpumask::MAX_CPUS,
 };
 use crate::sync::{Lock, Rank};
 use admin::Admin;
@@ -48,6 +48,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use decide::Moment;
 use group::Group;
+use place::Waker;
 use rq::Rq;
 use unit::Place;
 use xen_abi::{Errno, Ns, PcpuId};
@@ -295,24 +296,33 @@ impl Scheduler for Credit2 {
         self.destroy_unit(unit)
     }
 
-    fn wake(&self, unit: UnitId, now: Ns, readiness: impl FnOnce() -> Readiness) -> Option<PcpuId> {
+    fn wake(
+        &self,
+        unit: UnitId,
+        here: PcpuId,
+        now: Ns,
+        readiness: impl FnOnce() -> Readiness,
+    ) -> Wake {
         self.with_unit(unit, |mut rq, home| {
-            if rq.unit(unit)?.place != Place::Asleep {
-                return None;
-            }
+            let Some(u) = rq.unit_mut(unit).filter(|u| u.place == Place::Asleep) else {
+                return Wake::Nothing;
+            };
             match readiness() {
                 Readiness::Runnable => {
                     rq.rouse(unit, now);
-                    self.place(rq, home, unit, now)
+                    let waker = Waker {
+                        here,
+                        ratelimit: self.ratelimit.load(Relaxed),
+                    };
+                    self.place(rq, home, unit, now, Some(waker))
                 }
                 other => {
-                    let runstate = &mut rq.unit_mut(unit)?.runstate;
-                    runstate.enter(rq::kind_of(other), now);
-                    None
+                    u.runstate.enter(rq::kind_of(other), now);
+                    Wake::Nothing
                 }
             }
         })
-        .flatten()
+        .unwrap_or(Wake::Nothing)
     }
 
     fn sleep(
@@ -349,18 +359,21 @@ impl Scheduler for Credit2 {
         shared.is_none_or(|s| !s.rq.lock().queue.is_empty())
     }
 
-    fn schedule(
+    fn schedule_into(
         &self,
         cpu: PcpuId,
         now: Ns,
         request: Request,
         readiness: impl FnOnce(UnitId) -> Readiness,
-    ) -> Decision {
+        d: &mut Decision,
+    ) {
         let Some((home, index)) = self.home_of(cpu) else {
-            return Decision::default();
+            *d = Decision::default();
+            return;
         };
         let Some(shared) = self.rqs.get(home as usize) else {
-            return Decision::default();
+            *d = Decision::default();
+            return;
         };
         let moment = Moment {
             cpu: index,
@@ -370,26 +383,26 @@ impl Scheduler for Credit2 {
             ratelimit: self.ratelimit.load(Relaxed),
         };
         let mut rq = shared.rq.lock();
-        let mut d = rq.decide(&moment, readiness);
+        rq.decide(&moment, readiness, d);
         if self.rq_count() > 1 {
             self.publish(home, &mut rq);
             let is_online = rq.online >> index & 1 != 0;
             let has_waiting = !rq.queue.is_empty();
             drop(rq);
             if d.next.is_none() && is_online {
-                self.take_work(&mut d, &moment, home);
+                self.take_work(d, &moment, home);
             }
             if has_waiting {
                 let kick = self.offload(home, now);
                 d.kick = d.kick.or(&kick.into());
             }
         }
-        d
     }
 
     fn context_saved(&self, cpu: PcpuId, unit: UnitId, now: Ns) -> Option<PcpuId> {
         self.with_unit(unit, |mut rq, home| {
-            if let Some(index) = rq.index_of(cpu)
+            if let Some((at, index)) = self.home_of(cpu)
+                && at == home
                 && let Some(c) = rq.cpu_mut(index)
                 && c.resident == Some(unit)
             {
@@ -402,7 +415,7 @@ impl Scheduler for Credit2 {
                 return None;
             }
             let is_balance_due = rq.is_balance_due;
-            let kick = self.place(rq, home, unit, now);
+            let kick = self.place(rq, home, unit, now, None).kick();
             if kick.is_none() && is_balance_due {
                 // Now that a unit waits that can be moved.
                 return self.push_for_balance(home, now);
@@ -493,7 +506,7 @@ impl Credit2 {
             let (evict, kick) = (d.evict, d.kick);
             let mut rq = shared.rq.lock();
             // Nobody is current: there is no readiness to ask for.
-            *d = rq.decide(m, |_| Readiness::Offline);
+            rq.decide(m, |_| Readiness::Offline, d);
             self.publish(home, &mut rq);
             d.kick = d.kick.or(&kick);
             d.evict = d.evict.or(evict);

@@ -1,9 +1,9 @@
 //! Where units that have become runnable go: which CPU to kick, which run queue to join.
 
-use super::super::{CpuMask, UnitId};
+use super::super::{CpuMask, UnitId, Wake};
 use super::Credit2;
 use super::rq::Rq;
-use super::unit::{MIGRATE_RESIST, Unit};
+use super::unit::{MIGRATE_RESIST, MIN_SLICE, Unit};
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use xen_abi::{Ns, PcpuId};
@@ -15,6 +15,15 @@ const BALANCE_DEPTH: usize = 16;
 
 /// How often a unit is moved on while its new run queue turns out to be no better.
 const MAX_MOVES: u32 = 3;
+
+/// Who wakes a unit.
+#[derive(Clone, Copy)]
+pub(super) struct Waker {
+    /// The CPU that does it.
+    pub here: PcpuId,
+    /// A unit is not preempted before it has run for this long (nanoseconds).
+    pub ratelimit: u64,
+}
 
 /// A locked run queue.
 pub(super) type RqGuard<'a> = crate::sync::LockGuard<'a, Rq>;
@@ -80,17 +89,20 @@ impl Rq {
     pub(super) fn fit_or_preempt(&mut self, id: UnitId, now: Ns) -> Option<PcpuId> {
         match self.fit(id) {
             Fit::Taken(kick) => kick,
-            Fit::Busy | Fit::Misfit => self.preempt_for(id, now),
+            Fit::Busy | Fit::Misfit => self.preempt_for(id, now, None).kick(),
         }
     }
 
     /// Finds a CPU whose unit has less credit than a waiting one.  The CPU whose unit
     /// has least is kicked in any case if it would not look at the queue by itself.
-    pub(super) fn preempt_for(&mut self, id: UnitId, now: Ns) -> Option<PcpuId> {
-        let unit = self.unit(id)?;
+    /// The waker's own CPU is not kicked while its unit may not be preempted.
+    fn preempt_for(&mut self, id: UnitId, now: Ns, waker: Option<Waker>) -> Wake {
+        let Some(unit) = self.unit(id) else {
+            return Wake::Nothing;
+        };
         let credit = unit.credit(&self.base);
         let mut candidates = unit.hard_here & self.online & !self.tickled & !self.idle;
-        let mut weakest: Option<(i64, u32)> = None;
+        let (mut least, mut weakest) = (i64::MAX, None);
         while candidates != 0 {
             let index = candidates.trailing_zeros();
             candidates &= candidates - 1;
@@ -104,16 +116,25 @@ impl Rq {
             let is_home = cpu.id == unit.cpu && unit.soft_here >> index & 1 != 0;
             let resist = if is_home { 0 } else { MIGRATE_RESIST };
             let theirs = current.credit_at(&self.base, now).saturating_add(resist);
-            if weakest.is_none_or(|(w, _)| theirs < w) {
-                weakest = Some((theirs, index));
+            if theirs < least || weakest.is_none() {
+                (least, weakest) = (theirs, Some((index, cpu.id, current.started)));
             }
         }
-        let (theirs, index) = weakest?;
-        if credit > theirs || self.ticking >> index & 1 == 0 {
-            self.tickle(index)
-        } else {
-            None
+        let Some((index, cpu, started)) = weakest else {
+            return Wake::Nothing;
+        };
+        if credit <= least && self.ticking >> index & 1 != 0 {
+            return Wake::Nothing;
         }
+        if let Some(waker) = waker.filter(|w| w.here == cpu) {
+            let ran = now.0.saturating_sub(started.0);
+            if ran < waker.ratelimit {
+                self.ticking |= 1 << index;
+                let least = (waker.ratelimit - ran).max(MIN_SLICE);
+                return Wake::Ask(Ns(now.0.saturating_add(least)));
+            }
+        }
+        self.tickle(index).into()
     }
 
     /// Kicks idle CPUs for units that wait, leaving alone those that CPUs kicked
@@ -173,16 +194,30 @@ impl Rq {
 impl Credit2 {
     /// Finds a CPU for a unit that waits in run queue number `home`, here or in another
     /// one.
-    pub(super) fn place(&self, rq: RqGuard<'_>, home: u32, id: UnitId, now: Ns) -> Option<PcpuId> {
+    pub(super) fn place(
+        &self,
+        rq: RqGuard<'_>,
+        home: u32,
+        id: UnitId,
+        now: Ns,
+        waker: Option<Waker>,
+    ) -> Wake {
         let (mut rq, mut home) = (rq, home);
         // Hints may be out of date: after some moves the unit takes what there is.
         for _ in 0..MAX_MOVES {
             let to = match rq.fit(id) {
                 Fit::Taken(kick) => {
                     self.publish(home, &mut rq);
-                    return kick;
+                    return kick.into();
                 }
-                Fit::Busy => rq.unit(id).and_then(|u| self.idle_rq_for(u, home)),
+                Fit::Busy => match rq.unit(id).and_then(|u| self.idle_rq_for(u, home)) {
+                    None => {
+                        let wake = rq.preempt_for(id, now, waker);
+                        self.publish(home, &mut rq);
+                        return wake;
+                    }
+                    to => to,
+                },
                 Fit::Misfit => {
                     let to = rq.unit(id).and_then(|u| self.any_rq_for(u));
                     if to.is_none() {
@@ -200,12 +235,14 @@ impl Credit2 {
             };
             self.publish(home, &mut rq);
             drop(rq);
-            rq = self.put_in(to, id, unit, now)?;
-            home = to;
+            let Some(there) = self.put_in(to, id, unit, now) else {
+                return Wake::Nothing;
+            };
+            (rq, home) = (there, to);
         }
         let kick = rq.fit_or_preempt(id, now);
         self.publish(home, &mut rq);
-        kick
+        kick.into()
     }
 
     /// The pool has none of the unit's CPUs: it runs anywhere until it has.
@@ -322,7 +359,8 @@ impl Credit2 {
                 let unit = self.take_out(&mut rq, id, to)?;
                 self.publish(from, &mut rq);
                 drop(rq);
-                return self.place(self.put_in(to, id, unit, now)?, to, id, now);
+                let rq = self.put_in(to, id, unit, now)?;
+                return self.place(rq, to, id, now, None).kick();
             }
         }
         None
@@ -368,7 +406,7 @@ impl Credit2 {
         let mut rq = self.put_in(to, id, unit, now)?;
         // The one that came must not be sent on at once.
         rq.balanced = now;
-        self.place(rq, to, id, now)
+        self.place(rq, to, id, now, None).kick()
     }
 
     /// Runs `f` on the run queue that holds a unit.

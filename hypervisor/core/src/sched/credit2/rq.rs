@@ -206,10 +206,11 @@ impl Rq {
         let key = unit.key;
         unit.settle(&base);
         unit.place = Place::Asleep;
-        let mut at = match self.queue.back() {
-            Some(best) if best.unit == id => self.queue.len() - 1,
-            _ => self.queue.partition_point(|w| w.key < key),
-        };
+        if self.queue.back().is_some_and(|best| best.unit == id) {
+            self.queue.pop_back();
+            return;
+        }
+        let mut at = self.queue.partition_point(|w| w.key < key);
         while let Some(w) = self.queue.get(at) {
             if w.unit == id {
                 self.queue.remove(at);

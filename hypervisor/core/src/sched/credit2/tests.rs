@@ -342,6 +342,32 @@ fn block_and_wake_on_an_idle_cpu_keep_the_state_there() {
 }
 
 #[test]
+fn a_wake_up_within_the_rate_limit_interrupts_nobody() {
+    let mut s = sim(1, Grouping::All);
+    let waker = s.add(weight(256), Program::Manual, CpuMask::ALL);
+    let woken = s.add(weight(256), Program::Manual, CpuMask::ALL);
+    s.wake(waker);
+    s.settle();
+    s.run_until(100 * US);
+    let schedules = s.schedules;
+    s.wake(woken);
+    s.run_until(1000 * US);
+    assert_eq!((s.schedules, s.asks), (schedules, 1));
+    assert_eq!(s.units[waker].running_on, Some(0));
+    // Not a moment longer: the other one has more credit by now.
+    s.run_until(1001 * US);
+    assert_eq!(s.units[woken].running_on, Some(0));
+    // Whoever blocks first gives way at once, and the time that was agreed does no harm.
+    s.wake(waker);
+    s.run_until(1100 * US);
+    s.stop(woken, Readiness::Blocked);
+    s.settle();
+    assert_eq!(s.units[waker].running_on, Some(0));
+    s.run_until(10 * MS);
+    assert_eq!(s.units[waker].running_on, Some(0));
+}
+
+#[test]
 fn yield_lets_others_run() {
     let mut s = sim(1, Grouping::All);
     let a = s.add(weight(256), Program::Hog, CpuMask::ALL);
@@ -389,8 +415,9 @@ fn units_leave_only_when_they_are_nowhere() {
     assert_eq!(s.sched.remove_unit(UnitId(0)), Ok(()));
     assert_eq!(s.sched.remove_unit(UnitId(0)), Err(Errno::ESRCH));
     assert_eq!(
-        s.sched.wake(UnitId(0), Ns(s.now), || Readiness::Runnable),
-        None
+        s.sched
+            .wake(UnitId(0), PcpuId(0), Ns(s.now), || Readiness::Runnable),
+        Wake::Nothing
     );
     s.units.clear();
     s.sched.remove_group(GroupId(0));
