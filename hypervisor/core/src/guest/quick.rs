@@ -7,7 +7,7 @@
 use super::walk::{Access, PagingRegs};
 use crate::machine::FrameMem;
 use crate::mm::FrameTable;
-use crate::p2m::{EntryFormat, P2m, RamLeaf};
+use crate::p2m::{EntryFormat, LeafCache, P2m, RamLeaf};
 use x86_defs::msr::efer;
 use x86_defs::paging::{ADDR_MASK, cr0, cr4, pte};
 use xen_abi::{Gpa, Maddr, PAGE_SIZE};
@@ -64,6 +64,7 @@ impl Rights {
 struct Cursor<'a, M, F> {
     mem: &'a M,
     p2m: &'a P2m<F>,
+    cache: &'a LeafCache,
     seq: u64,
     leaf: RamLeaf,
     /// A gfn in it; at first one that cannot be.
@@ -72,10 +73,11 @@ struct Cursor<'a, M, F> {
 
 impl<'a, M: FrameMem, F: EntryFormat> Cursor<'a, M, F> {
     #[inline(always)]
-    fn new(mem: &'a M, p2m: &'a P2m<F>) -> Option<Self> {
+    fn new(mem: &'a M, p2m: &'a P2m<F>, cache: &'a LeafCache) -> Option<Self> {
         Some(Self {
             mem,
             p2m,
+            cache,
             seq: p2m.begin_read()?,
             leaf: RamLeaf::UNKNOWN,
             gfn: u64::MAX,
@@ -87,7 +89,7 @@ impl<'a, M: FrameMem, F: EntryFormat> Cursor<'a, M, F> {
     fn at(&mut self, gpa: u64) -> Option<u64> {
         let gfn = Gpa(gpa).gfn();
         if (gfn.0 ^ self.gfn) & self.leaf.mask != 0 {
-            self.leaf = self.p2m.ram_leaf(self.mem, self.seq, gfn);
+            self.leaf = self.p2m.ram_leaf(self.mem, self.seq, gfn, self.cache);
             if self.leaf.mask == 0 {
                 return None;
             }
@@ -134,17 +136,18 @@ impl<'a, M: FrameMem, F: EntryFormat> Cursor<'a, M, F> {
     }
 }
 
-/// Four bytes of code.
+/// Four bytes of code. `cache` is for `p2m`, here and below.
 #[inline(always)]
 pub(crate) fn code_word<M: FrameMem, F: EntryFormat>(
     mem: &M,
     p2m: &P2m<F>,
+    cache: &LeafCache,
     r: &PagingRegs,
     rip: u64,
 ) -> Option<u32> {
     const LEN: u64 = 4;
     const WORD: u64 = 8;
-    let mut c = Cursor::new(mem, p2m)?;
+    let mut c = Cursor::new(mem, p2m, cache)?;
     let at = c.translate(r, Access::Exec, rip, LEN)?;
     let (offset, first) = (at % WORD, at - at % WORD);
     let mut word = mem.load64(Maddr(first)) >> (offset * 8);
@@ -162,11 +165,12 @@ pub(crate) fn code_word<M: FrameMem, F: EntryFormat>(
 pub(crate) fn read<M: FrameMem, F: EntryFormat>(
     mem: &M,
     p2m: &P2m<F>,
+    cache: &LeafCache,
     r: &PagingRegs,
     gla: u64,
     to: &mut [u8],
 ) -> bool {
-    let Some(mut c) = Cursor::new(mem, p2m) else {
+    let Some(mut c) = Cursor::new(mem, p2m, cache) else {
         return false;
     };
     let Some(at) = c.translate(r, Access::Read, gla, to.len() as u64) else {
@@ -181,12 +185,13 @@ pub(crate) fn read<M: FrameMem, F: EntryFormat>(
 pub(crate) fn write<M: FrameMem, F: EntryFormat>(
     mem: &M,
     p2m: &P2m<F>,
+    cache: &LeafCache,
     frames: &FrameTable,
     r: &PagingRegs,
     gla: u64,
     from: &[u8],
 ) -> bool {
-    let Some(mut c) = Cursor::new(mem, p2m) else {
+    let Some(mut c) = Cursor::new(mem, p2m, cache) else {
         return false;
     };
     let Some(at) = c.translate(r, Access::Write, gla, from.len() as u64) else {

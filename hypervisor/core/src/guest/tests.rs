@@ -3,7 +3,7 @@
 use super::*;
 use crate::machine::FrameMem;
 use crate::mm::{FrameInfo, FrameTable, Scrub};
-use crate::p2m::{Ept, Leaf, LeafLimit, P2m, P2mType, Retype};
+use crate::p2m::{Ept, Leaf, LeafCache, LeafLimit, P2m, P2mType, Retype};
 use crate::testing::FakeMem;
 use proptest::prelude::*;
 use x86_defs::msr::efer;
@@ -17,6 +17,7 @@ struct World {
     mem: FakeMem,
     frames: FrameTable,
     p2m: P2m<Ept>,
+    cache: LeafCache,
 }
 
 /// gfn to mfn: neighbours are not neighbours.
@@ -48,7 +49,12 @@ impl World {
         let _ = set(PAGES, Mfn(40 + PAGES), P2mType::RamRo);
         let _ = set(PAGES + 1, Mfn(0xfee00), P2mType::MmioDirect);
         let _ = set(PAGES + 2, Mfn(5), P2mType::ForeignRw);
-        Self { mem, frames, p2m }
+        Self {
+            mem,
+            frames,
+            p2m,
+            cache: LeafCache::new(),
+        }
     }
     fn guest(&self) -> GuestMem<'_, FakeMem, Ept> {
         GuestMem {
@@ -233,19 +239,20 @@ fn the_quick_way_reaches_the_usual_pages_and_no_others() {
         .expect("RAM");
     let (mem, p2m, frames) = (&w.mem, &w.p2m, &w.frames);
     let mut b = [0; 3];
-    assert!(quick::read(mem, p2m, &LONG, gla + 1, &mut b));
+    assert!(quick::read(mem, p2m, &w.cache, &LONG, gla + 1, &mut b));
     assert_eq!(b, [2, 3, 4]);
     for offset in 0..=4u8 {
-        let word = quick::code_word(mem, p2m, &LONG, gla + u64::from(offset));
+        let word = quick::code_word(mem, p2m, &w.cache, &LONG, gla + u64::from(offset));
         let bytes = [1, 2, 3, 4].map(|n| n + offset);
         assert_eq!(word, Some(u32::from_le_bytes(bytes)));
     }
-    assert!(quick::code_word(mem, p2m, &LONG, gla + 0xffc).is_some());
-    assert!(quick::code_word(mem, p2m, &LONG, gla + 0xffd).is_none());
-    assert!(!quick::read(mem, p2m, &LONG, gla + 0xffe, &mut b));
+    assert!(quick::code_word(mem, p2m, &w.cache, &LONG, gla + 0xffc).is_some());
+    assert!(quick::code_word(mem, p2m, &w.cache, &LONG, gla + 0xffd).is_none());
+    assert!(!quick::read(mem, p2m, &w.cache, &LONG, gla + 0xffe, &mut b));
     assert!(quick::write(
         mem,
         p2m,
+        &w.cache,
         frames,
         &LONG,
         gla + 0xffd,
@@ -259,11 +266,46 @@ fn the_quick_way_reaches_the_usual_pages_and_no_others() {
         ((PAGES + 2) << 12, false),
     ] {
         map4(&w, gla, gpa, FULL);
-        assert_eq!(quick::read(mem, p2m, &LONG, gla, &mut b), is_ram);
-        assert_eq!(quick::code_word(mem, p2m, &LONG, gla).is_some(), is_ram);
-        assert!(!quick::write(mem, p2m, frames, &LONG, gla, &b));
+        assert_eq!(quick::read(mem, p2m, &w.cache, &LONG, gla, &mut b), is_ram);
+        assert_eq!(
+            quick::code_word(mem, p2m, &w.cache, &LONG, gla).is_some(),
+            is_ram
+        );
+        assert!(!quick::write(mem, p2m, &w.cache, frames, &LONG, gla, &b));
     }
     w.no_refs_left();
+}
+
+#[test]
+fn what_was_found_before_holds_until_the_tree_changes() {
+    let w = World::new();
+    let gla = 0x40_0000;
+    map4(&w, gla, 0x5000, FULL);
+    w.poke(0x5000, 5);
+    w.poke(0x6000, 6);
+    let (mem, p2m) = (&w.mem, &w.p2m);
+    let src = w.frames.xen(mem);
+    let read = || {
+        let mut b = [0; 8];
+        quick::read(mem, p2m, &w.cache, &LONG, gla, &mut b).then(|| u64::from_le_bytes(b))
+    };
+    let set = |leaf| {
+        let (_, flush) = p2m.set_entry(mem, &src, Gfn(5), leaf).expect("memory");
+        p2m.flushed(mem, &src, flush);
+    };
+    assert_eq!((read(), read()), (Some(5), Some(5)));
+    // The frame behind the page.
+    set(Leaf::new(mfn_of(6), P2mType::RamRw));
+    assert_eq!(read(), Some(6));
+    set(Leaf::HOLE);
+    assert_eq!(read(), None);
+    // What was a hole changes without notice, so a hole is not remembered.
+    set(Leaf::new(mfn_of(5), P2mType::RamRw));
+    assert_eq!(read(), Some(5));
+    // And that behind a table of the guest's.
+    let (_, flush) = p2m.unmap(mem, &src, Gfn(3)).expect("memory");
+    p2m.flushed(mem, &src, flush);
+    assert_eq!(read(), None);
 }
 
 #[test]
@@ -430,9 +472,9 @@ fn quickly(w: &World, regs: &PagingRegs, gla: u64, access: Access) -> (bool, boo
     let mut bytes = [0; 4];
     let (mem, p2m) = (&w.mem, &w.p2m);
     let done = match access {
-        Access::Read => quick::read(mem, p2m, regs, gla, &mut bytes),
-        Access::Write => quick::write(mem, p2m, &w.frames, regs, gla, &bytes),
-        Access::Exec => quick::code_word(mem, p2m, regs, gla).is_some(),
+        Access::Read => quick::read(mem, p2m, &w.cache, regs, gla, &mut bytes),
+        Access::Write => quick::write(mem, p2m, &w.cache, &w.frames, regs, gla, &bytes),
+        Access::Exec => quick::code_word(mem, p2m, &w.cache, regs, gla).is_some(),
     };
     let entry = |level: u64| w.peek(0x1000 * (level + 1) + (gla >> (39 - 9 * level) & 511) * 8);
     let is_dirty = access != Access::Write || entry(3) & pte::D != 0;
@@ -510,13 +552,13 @@ proptest! {
             let mut buf = [0; 5000];
             let _ = s.read_bytes(gla, &mut buf);
             let mut bytes = [0; 4];
-            let is_read = quick::read(&w.mem, &w.p2m, &regs, gla, &mut bytes);
+            let is_read = quick::read(&w.mem, &w.p2m, &w.cache, &regs, gla, &mut bytes);
             prop_assert!(!is_read || bytes == buf[..4]);
-            if let Some(word) = quick::code_word(&w.mem, &w.p2m, &regs, gla) {
+            if let Some(word) = quick::code_word(&w.mem, &w.p2m, &w.cache, &regs, gla) {
                 prop_assert_eq!(s.fetch(Gla(gla), &mut bytes), Ok(4));
                 prop_assert_eq!(word.to_le_bytes(), bytes);
             }
-            if quick::write(&w.mem, &w.p2m, &w.frames, &regs, gla, &bytes) {
+            if quick::write(&w.mem, &w.p2m, &w.cache, &w.frames, &regs, gla, &bytes) {
                 prop_assert_eq!(s.write_bytes(gla, &bytes), Ok(()));
             }
             let _ = s.write_bytes(gla, &buf);

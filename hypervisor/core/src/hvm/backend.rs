@@ -6,6 +6,7 @@
 //! anyone who holds it exclusively while it is not loaded.
 
 use crate::machine::FrameSource;
+use crate::p2m::LeafCache;
 use xen_abi::{Gla, Gpa, Mfn};
 
 /// General-purpose registers of a guest in the order of their encodings.
@@ -275,6 +276,9 @@ pub trait HvmBackend: Sized + Send + Sync + 'static {
 
     /// General registers.
     fn regs(v: &Self::Vcpu) -> &GuestRegs;
+
+    /// Where memory of the vCPU's domain was found before; empty in a new vCPU.
+    fn leaves(v: &Self::Vcpu) -> &LeafCache;
     /// General registers; a changed `rsp` takes effect at the next entry.
     fn regs_mut(v: &mut Self::Vcpu) -> &mut GuestRegs;
     /// Reads another register. The vCPU is loaded here, or loaded nowhere.

@@ -8,6 +8,7 @@ use crate::domain::{Domain, HwVcpu};
 use crate::guest::{Access, GuestMem, GuestSpace, Linear, Paging, PagingRegs, quick};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
+use crate::p2m::LeafCache;
 
 type Stage2<M> = <<M as Machine>::Hvm as HvmBackend>::Stage2;
 
@@ -21,6 +22,12 @@ pub(crate) fn physical<'a, M: Machine>(
         p2m: &d.p2m,
         frames: hv.mm,
     }
+}
+
+/// Where its domain's memory was found before.
+#[inline(always)]
+fn leaves<M: Machine>(hw: &HwVcpu<M>) -> &LeafCache {
+    <M::Hvm as HvmBackend>::leaves(hw)
 }
 
 /// What decides how the vCPU translates now, for accesses from ring `cpl`.
@@ -65,7 +72,7 @@ pub(crate) fn copy_in<M: Machine>(
     to: &mut [u8],
 ) -> Result<(), Errno> {
     let regs = paging_regs(hv, hw, 0);
-    if quick::read(&hv.machine, &d.p2m, &regs, from, to) {
+    if quick::read(&hv.machine, &d.p2m, leaves::<M>(hw), &regs, from, to) {
         return Ok(());
     }
     careful_copy_in(hv, d, hw, from, to)
@@ -96,7 +103,7 @@ pub(crate) fn copy_out<M: Machine>(
     from: &[u8],
 ) -> Result<(), Errno> {
     let regs = paging_regs(hv, hw, 0);
-    if quick::write(&hv.machine, &d.p2m, hv.mm, &regs, to, from) {
+    if quick::write(&hv.machine, &d.p2m, leaves::<M>(hw), hv.mm, &regs, to, from) {
         return Ok(());
     }
     careful_copy_out(hv, d, hw, to, from)
@@ -129,7 +136,7 @@ pub(crate) fn code_word<M: Machine>(
     at: u64,
 ) -> Option<u32> {
     let regs = paging_regs(hv, hw, cpl(hv, hw));
-    quick::code_word(&hv.machine, &d.p2m, &regs, at)
+    quick::code_word(&hv.machine, &d.p2m, leaves::<M>(hw), &regs, at)
 }
 
 /// Fetches code bytes at a linear address; how many could be read.

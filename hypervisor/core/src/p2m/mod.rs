@@ -35,7 +35,7 @@ mod tree;
 
 pub use format::{EntryFormat, Ept, Leaf, MemType, Npt, P2mType};
 pub use m2p::M2p;
-pub use read::{Mapping, NoRam, RamLeaf, Reader, Torn};
+pub use read::{LeafCache, Mapping, NoRam, RamLeaf, Reader, Torn};
 pub use tree::{Flush, LeafLimit, Old, P2m, P2mError, Progress, Retype};
 
 #[cfg(test)]

@@ -77,6 +77,68 @@ impl RamLeaf {
     }
 }
 
+/// Leaves of RAM of one tree that were found before, for the CPU that runs one vCPU.
+///
+/// The guest's page tables and the code and stacks of its kernel are looked up at nearly every
+/// exit. A leaf holds as long as the tree's sequence number stands.
+#[derive(Debug)]
+pub struct LeafCache {
+    /// The sequence number at which all slots were filled; at first one at which nobody reads.
+    seq: Cell<u64>,
+    slots: [Slot; SLOTS],
+}
+
+const SLOTS: usize = 16;
+
+#[derive(Debug)]
+struct Slot {
+    /// A gfn in the leaf, or [`NO_GFN`].
+    gfn: Cell<u64>,
+    mask: Cell<u64>,
+    delta: Cell<u64>,
+}
+
+/// Differs from every gfn in bits that select every leaf.
+const NO_GFN: u64 = u64::MAX;
+
+impl LeafCache {
+    /// An empty one.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            seq: Cell::new(u64::MAX),
+            slots: [const {
+                Slot {
+                    gfn: Cell::new(NO_GFN),
+                    mask: Cell::new(u64::MAX),
+                    delta: Cell::new(0),
+                }
+            }; SLOTS],
+        }
+    }
+
+    /// Small leaves beside each other have slots of their own, and so have large ones.
+    #[inline(always)]
+    const fn slot(&self, gfn: Gfn) -> &Slot {
+        &self.slots[(gfn.0 ^ gfn.0 >> 9) as usize % SLOTS]
+    }
+
+    #[cold]
+    fn restart(&self, seq: u64) {
+        for slot in &self.slots {
+            slot.gfn.set(NO_GFN);
+            slot.mask.set(u64::MAX);
+        }
+        self.seq.set(seq);
+    }
+}
+
+impl Default for LeafCache {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// What a frame that cannot be reached as RAM is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRam {
@@ -128,10 +190,31 @@ impl<F: EntryFormat> P2m<F> {
         self.seq.load(Ordering::Relaxed) == seq
     }
 
-    /// The leaf of RAM that `gfn` lies in, as it was at `seq`.
+    /// The leaf of RAM that `gfn` lies in, as it was at `seq`; `cache` is for this tree.
     #[inline(never)]
     #[must_use]
-    pub fn ram_leaf<M: FrameMem>(&self, mem: &M, seq: u64, gfn: Gfn) -> RamLeaf {
+    pub fn ram_leaf<M: FrameMem>(&self, mem: &M, seq: u64, gfn: Gfn, cache: &LeafCache) -> RamLeaf {
+        if cache.seq.get() != seq {
+            cache.restart(seq);
+        }
+        let slot = cache.slot(gfn);
+        if (slot.gfn.get() ^ gfn.0) & slot.mask.get() == 0 {
+            return RamLeaf {
+                mask: slot.mask.get(),
+                delta: slot.delta.get(),
+            };
+        }
+        let leaf = self.find_leaf(mem, seq, gfn);
+        if leaf.mask != 0 {
+            slot.gfn.set(gfn.0);
+            slot.mask.set(leaf.mask);
+            slot.delta.set(leaf.delta);
+        }
+        leaf
+    }
+
+    #[inline(never)]
+    fn find_leaf<M: FrameMem>(&self, mem: &M, seq: u64, gfn: Gfn) -> RamLeaf {
         match self.reader(mem, seq).walk(gfn) {
             Ok(Some((e, order))) if F::p2m_type(e).is_ram() => RamLeaf {
                 mask: u64::MAX << order,

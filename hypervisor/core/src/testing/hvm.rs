@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::hvm::backend::{Event, Exit, GuestRegs, HvmBackend, Reg, Seg, Segment, Trap};
 use crate::machine::FrameSource;
-use crate::p2m::Npt;
+use crate::p2m::{LeafCache, Npt};
 use xen_abi::Mfn;
 
 /// Registers of a vCPU.
@@ -27,6 +27,7 @@ pub struct FakeVcpu {
     cr8: u8,
     /// Stands for its control structure.
     frame: Mfn,
+    leaves: LeafCache,
 }
 
 /// The backend.
@@ -59,6 +60,7 @@ impl HvmBackend for FakeHvm {
             pdptes: [0; 4],
             cr8: 0,
             frame,
+            leaves: LeafCache::new(),
         })
     }
     fn free_vcpu(&self, v: FakeVcpu, frames: &dyn FrameSource) {
@@ -69,6 +71,9 @@ impl HvmBackend for FakeHvm {
 
     fn regs(v: &FakeVcpu) -> &GuestRegs {
         &v.regs
+    }
+    fn leaves(v: &FakeVcpu) -> &LeafCache {
+        &v.leaves
     }
     fn regs_mut(v: &mut FakeVcpu) -> &mut GuestRegs {
         &mut v.regs

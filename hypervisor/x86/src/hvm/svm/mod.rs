@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use radon_core::hvm::backend::{Event, Exit, GuestRegs, HvmBackend, Reg, Seg, Segment, Trap};
 use radon_core::machine::FrameSource;
-use radon_core::p2m::Npt;
+use radon_core::p2m::{LeafCache, Npt};
 use x86_defs::msr::{self, efer};
 use x86_defs::vmcb::{clean, event, exit_code};
 use xen_abi::Mfn;
@@ -173,6 +173,11 @@ impl HvmBackend for Svm {
     #[inline]
     fn regs(v: &SvmVcpu) -> &GuestRegs {
         &v.regs
+    }
+
+    #[inline]
+    fn leaves(v: &SvmVcpu) -> &LeafCache {
+        &v.leaves
     }
 
     #[inline]

@@ -9,6 +9,7 @@ use core::ptr::NonNull;
 
 use radon_core::hvm::backend::{GuestRegs, Seg};
 use radon_core::machine::FrameSource;
+use radon_core::p2m::LeafCache;
 use x86_defs::msr::efer;
 use x86_defs::vmcb::{ControlArea, SaveArea, Vmcb, clean, intercept1, intercept2, vintr};
 use xen_abi::Mfn;
@@ -67,6 +68,7 @@ pub struct SvmVcpu {
     pub(super) tsc_aux: u64,
     pub(super) debug: DebugRegs,
     pub(super) xstate: Xstate,
+    pub(super) leaves: LeafCache,
 }
 
 // SAFETY: the VMCB's frame belongs to the vCPU alone; nothing in it is tied to a thread.
@@ -108,6 +110,7 @@ impl SvmVcpu {
             tsc_aux: 0,
             debug: DebugRegs::default(),
             xstate,
+            leaves: LeafCache::new(),
         };
         let vmcb = v.vmcb_mut();
         init_control(&mut vmcb.control, &svm.caps, d);

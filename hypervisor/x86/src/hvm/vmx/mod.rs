@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use radon_core::hvm::backend::{Event, Exit, GuestRegs, HvmBackend, Reg, Seg, Segment, Trap};
 use radon_core::machine::FrameSource;
-use radon_core::p2m::Ept;
+use radon_core::p2m::{Ept, LeafCache};
 use x86_defs::msr::{self, feature_control};
 use x86_defs::vmcs::field;
 use xen_abi::Mfn;
@@ -217,6 +217,11 @@ impl HvmBackend for Vmx {
     #[inline]
     fn regs(v: &VmxVcpu) -> &GuestRegs {
         &v.regs
+    }
+
+    #[inline]
+    fn leaves(v: &VmxVcpu) -> &LeafCache {
+        &v.leaves
     }
 
     #[inline]

@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 use radon_core::hvm::backend::{Event, GuestRegs};
 use radon_core::hvm::cr::CR4_DENIED;
 use radon_core::machine::FrameSource;
+use radon_core::p2m::LeafCache;
 use x86_defs::msr;
 use x86_defs::vmcs::{eptp, field, primary, secondary};
 use xen_abi::{Maddr, Mfn};
@@ -92,6 +93,7 @@ pub struct VmxVcpu {
     pub(super) dr6: u64,
     pub(super) debug: DebugRegs,
     pub(super) xstate: Xstate,
+    pub(super) leaves: LeafCache,
 }
 
 impl VmxVcpu {
@@ -233,6 +235,7 @@ impl Vmx {
             dr6: INIT_DR6,
             debug: DebugRegs::default(),
             xstate,
+            leaves: LeafCache::new(),
         };
         vmclear(v.vmcs_pa);
         let current = self.current(&v);
