@@ -94,6 +94,7 @@ impl Scheduler for Sched {
     ) {
         dispatch!(self, s => s.schedule_into(cpu, now, request, readiness, d));
     }
+    #[inline]
     fn context_saved(&self, cpu: PcpuId, unit: UnitId, now: Ns) -> Option<PcpuId> {
         dispatch!(self, s => s.context_saved(cpu, unit, now))
     }

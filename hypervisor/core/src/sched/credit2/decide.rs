@@ -57,7 +57,15 @@ impl Rq {
                 d.kick = d.kick.or(&self.kick_waiting());
             }
         }
-        d.slice_end = self.slice_end(d.next, m);
+        self.ticking &= !bit;
+        let is_alone = self.queue.is_empty()
+            && self.refill_at == u64::MAX
+            && d.next
+                .and_then(|n| self.unit(n))
+                .is_none_or(|u| !u.is_capped);
+        if !is_alone {
+            d.slice_end = self.slice_end(d.next, m);
+        }
     }
 
     /// Settles accounts with the unit that ran; returns it if it may go on.
@@ -235,6 +243,7 @@ impl Rq {
         reluctant.map(|(best, _)| best)
     }
 
+    #[inline]
     fn start(&mut self, next: UnitId, m: &Moment, d: &mut Decision) {
         self.idle &= !(1 << m.cpu);
         if let Some(unit) = self.unit_mut(next) {
@@ -279,13 +288,6 @@ impl Rq {
 
     /// When the chosen unit must be looked at again.
     fn slice_end(&mut self, next: Option<UnitId>, m: &Moment) -> Option<Ns> {
-        self.ticking &= !(1 << m.cpu);
-        if self.queue.is_empty()
-            && self.refill_at == u64::MAX
-            && next.and_then(|n| self.unit(n)).is_none_or(|u| !u.is_capped)
-        {
-            return None;
-        }
         let mut end = u64::MAX;
         let rival = match next {
             Some(_) if !self.queue.is_empty() => self.best_for(m.cpu, m.id),

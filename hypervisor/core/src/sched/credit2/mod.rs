@@ -314,6 +314,12 @@ impl Scheduler for Credit2 {
                         here,
                         ratelimit: self.ratelimit.load(Relaxed),
                     };
+                    if self.rq_count() == 1
+                        && let Some((_, index)) = self.home_of(here)
+                        && let Some(at) = rq.may_stay(unit, index, waker.ratelimit, now)
+                    {
+                        return Wake::Ask(at);
+                    }
                     self.place(rq, home, unit, now, Some(waker))
                 }
                 other => {
@@ -399,6 +405,7 @@ impl Scheduler for Credit2 {
         }
     }
 
+    #[inline]
     fn context_saved(&self, cpu: PcpuId, unit: UnitId, now: Ns) -> Option<PcpuId> {
         self.with_unit(unit, |mut rq, home| {
             if let Some((at, index)) = self.home_of(cpu)
@@ -410,7 +417,9 @@ impl Scheduler for Credit2 {
                 c.must_evict = false;
             }
             let u = rq.unit_mut(unit)?;
-            u.resident = u.resident.filter(|at| *at != cpu);
+            if u.resident == Some(cpu) {
+                u.resident = None;
+            }
             if u.place != Place::Queued {
                 return None;
             }

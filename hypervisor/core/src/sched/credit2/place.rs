@@ -93,6 +93,34 @@ impl Rq {
         }
     }
 
+    /// Until when the unit of the waker's CPU stays, if that CPU is the only one where a unit that
+    /// was woken may run, and its unit may not be preempted yet. [`Self::preempt_for`] finds the
+    /// same where there are more.
+    #[inline]
+    pub(super) fn may_stay(
+        &mut self,
+        id: UnitId,
+        index: u32,
+        ratelimit: u64,
+        now: Ns,
+    ) -> Option<Ns> {
+        let bit = 1 << index;
+        let unit = self.unit(id)?;
+        if unit.resident.is_some()
+            || unit.hard_here & self.online != bit
+            || (self.idle | self.tickled) & bit != 0
+        {
+            return None;
+        }
+        let started = self.unit(self.cpu(index)?.current?)?.started;
+        let left = ratelimit.checked_sub(now.0.saturating_sub(started.0))?;
+        if left == 0 {
+            return None;
+        }
+        self.ticking |= bit;
+        Some(Ns(now.0.saturating_add(left.max(MIN_SLICE))))
+    }
+
     /// Finds a CPU whose unit has less credit than a waiting one.  The CPU whose unit
     /// has least is kicked in any case if it would not look at the queue by itself.
     /// The waker's own CPU is not kicked while its unit may not be preempted.

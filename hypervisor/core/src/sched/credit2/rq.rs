@@ -189,8 +189,11 @@ impl Rq {
         let Self {
             cpus, units, base, ..
         } = self;
-        for current in cpus.iter().flatten().filter_map(|c| c.current) {
-            if let Some(unit) = units.get_mut(current.0 as usize).and_then(|u| u.as_mut()) {
+        for cpu in cpus {
+            if let Some(cpu) = cpu
+                && let Some(current) = cpu.current
+                && let Some(Some(unit)) = units.get_mut(current.0 as usize)
+            {
                 unit.pay(base, now, false);
             }
         }
