@@ -51,36 +51,32 @@ pub fn run_cpu<M: Machine>(hv: &Hypervisor<M>) -> ! {
     let cpu = hv.cpu(me);
     let mut loaded: Option<Loaded<M>> = None;
     let mut is_running = false;
-    let mut request = Request::None;
+    // What to ask the scheduler, if anything.
+    let mut request = Some(Request::None);
     let mut decision = Decision::default();
     loop {
-        let todo = if cpu.work.load(Ordering::Relaxed) != 0 {
+        let mut todo = if cpu.work.load(Ordering::Relaxed) != 0 {
             cpu.work.swap(0, Ordering::SeqCst)
         } else {
             0
         };
-        if todo & work::TIMER != 0 {
-            expire_timers(hv, me, cpu);
-        }
-        if todo & work::CONSOLE != 0 {
-            hv.console_input();
-        }
-        if todo & work::DUMP != 0 {
-            let here = loaded.as_ref().map(|l| (&*l.v, &*l.hw));
-            crate::debug::cpus::report(hv, me, here);
-        }
         if todo != 0 {
-            hv.console_news();
+            todo |= work_off(hv, me, cpu, loaded.as_ref(), todo);
         }
-        if todo & work::RESCHED != 0 || request == Request::Yield || !is_running {
-            is_running = reschedule(hv, me, cpu, &mut loaded, request, &mut decision);
-            request = Request::None;
+        if todo & work::RESCHED != 0 {
+            request = request.or(Some(Request::None));
+        }
+        if let Some(why) = request {
+            is_running = reschedule(hv, me, cpu, &mut loaded, why, &mut decision);
+            // A vCPU that could not be loaded is asked for again at the next interrupt.
+            let is_missing = !is_running && decision.next.is_some();
+            request = is_missing.then_some(Request::None);
         }
         if cpu.work.load(Ordering::Relaxed) != 0 {
             continue;
         }
         if !is_running {
-            idle(hv, cpu);
+            idle(hv, me, cpu);
             continue;
         }
         let Some(l) = &mut loaded else { continue };
@@ -89,12 +85,12 @@ pub fn run_cpu<M: Machine>(hv: &Hypervisor<M>) -> ! {
                 Next::Resume => {}
                 Next::Yield => {
                     if hv.sched.has_rivals(me) {
-                        request = Request::Yield;
+                        request = Some(Request::Yield);
                         break;
                     }
                 }
                 Next::Stop => {
-                    is_running = false;
+                    request = Some(Request::None);
                     break;
                 }
             }
@@ -103,6 +99,33 @@ pub fn run_cpu<M: Machine>(hv: &Hypervisor<M>) -> ! {
             }
         }
     }
+}
+
+/// Works off all but [`work::RESCHED`]; returns that if it came up meanwhile: whom the timers have
+/// woken is in the same answer of the scheduler.
+#[inline(never)]
+fn work_off<M: Machine>(
+    hv: &Hypervisor<M>,
+    me: PcpuId,
+    cpu: &CpuState,
+    loaded: Option<&Loaded<M>>,
+    todo: u32,
+) -> u32 {
+    if todo & work::TIMER != 0 {
+        expire_timers(hv, me, cpu);
+    }
+    if todo & work::CONSOLE != 0 {
+        hv.console_input();
+    }
+    if todo & work::DUMP != 0 {
+        let here = loaded.map(|l| (&*l.v, &*l.hw));
+        crate::debug::cpus::report(hv, me, here);
+    }
+    hv.console_news();
+    if cpu.work.load(Ordering::Relaxed) & work::RESCHED == 0 {
+        return 0;
+    }
+    cpu.work.fetch_and(!work::RESCHED, Ordering::SeqCst) & work::RESCHED
 }
 
 /// One entry and exit. Left to itself the compiler takes it out of the loop, which costs each exit
@@ -125,8 +148,15 @@ fn step<M: Machine>(hv: &Hypervisor<M>, cpu: &CpuState, l: &mut Loaded<M>) -> Ne
     exit::handle(hv, &l.d, &l.v, &mut l.hw, exit)
 }
 
-fn idle<M: Machine>(hv: &Hypervisor<M>, cpu: &CpuState) {
+fn idle<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {
     crate::sync::assert_none_held();
+    let first = first_deadline(hv, me, cpu);
+    if cpu.armed.load(Ordering::Relaxed) < first {
+        // Nobody waits for that any more: to be woken costs more than to set the timer.
+        cpu.armed.store(first, Ordering::Relaxed);
+        hv.machine
+            .set_deadline((first != u64::MAX).then_some(Ns(first)));
+    }
     cpu.is_idle.store(true, Ordering::SeqCst);
     if cpu.work.load(Ordering::SeqCst) == 0 {
         hv.machine.idle();
@@ -230,11 +260,17 @@ fn unload<M: Machine>(hv: &Hypervisor<M>, mut l: Loaded<M>) {
     *v.hw.lock() = Some(l.hw);
 }
 
-/// Arms the hardware timer for whatever comes first, if that changed.
-fn program_timer<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {
+/// What this CPU's timer has to fire for first; `u64::MAX` for nothing.
+#[inline(always)]
+fn first_deadline<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) -> u64 {
     let timers = hv.timers.next_deadline(me).map_or(u64::MAX, |n| n.0);
     let slice = cpu.slice_end.load(Ordering::Relaxed);
-    let first = timers.min(slice).min(cpu.beat.load(Ordering::Relaxed));
+    timers.min(slice).min(cpu.beat.load(Ordering::Relaxed))
+}
+
+/// Arms the hardware timer for whatever comes first, if that is earlier than before.
+fn program_timer<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {
+    let first = first_deadline(hv, me, cpu);
     // Firing early once is cheaper than stopping the timer.
     if first != u64::MAX && first < cpu.armed.load(Ordering::Relaxed) {
         cpu.armed.store(first, Ordering::Relaxed);
