@@ -216,7 +216,12 @@ fn reschedule<M: Machine>(
             loaded.is_some()
         }
     };
-    program_timer(hv, me, cpu);
+    // Timers program it when they are set; so there is only the slice, or timers that came along.
+    let armed = cpu.armed.load(Ordering::Relaxed);
+    let is_first = d.slice_end.is_some_and(|end| end.0 < armed);
+    if is_first || d.has_migrated || armed == u64::MAX {
+        program_timer(hv, me, cpu);
+    }
     is_running
 }
 
@@ -367,7 +372,9 @@ impl<M: Machine> Hypervisor<M> {
         let cpu = self.cpu(me);
         if at.0 < cpu.slice_end.load(Ordering::Relaxed) {
             cpu.slice_end.store(at.0, Ordering::Relaxed);
-            program_timer(self, me, cpu);
+            if at.0 < cpu.armed.load(Ordering::Relaxed) {
+                program_timer(self, me, cpu);
+            }
         }
     }
 

@@ -48,7 +48,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use decide::Moment;
 use group::Group;
-use place::Waker;
+use place::{RqGuard, Waker};
 use rq::Rq;
 use unit::Place;
 use xen_abi::{Errno, Ns, PcpuId};
@@ -407,31 +407,17 @@ impl Scheduler for Credit2 {
 
     #[inline]
     fn context_saved(&self, cpu: PcpuId, unit: UnitId, now: Ns) -> Option<PcpuId> {
-        self.with_unit(unit, |mut rq, home| {
-            if let Some((at, index)) = self.home_of(cpu)
-                && at == home
-                && let Some(c) = rq.cpu_mut(index)
-                && c.resident == Some(unit)
-            {
-                c.resident = None;
-                c.must_evict = false;
+        // Nearly always it still belongs to this CPU's run queue.
+        if let Some((home, _)) = self.home_of(cpu)
+            && let Some(shared) = self.rqs.get(home as usize)
+        {
+            let rq = shared.rq.lock();
+            if rq.unit(unit).is_some() {
+                return self.let_go(rq, home, cpu, unit, now);
             }
-            let u = rq.unit_mut(unit)?;
-            if u.resident == Some(cpu) {
-                u.resident = None;
-            }
-            if u.place != Place::Queued {
-                return None;
-            }
-            let is_balance_due = rq.is_balance_due;
-            let kick = self.place(rq, home, unit, now, None).kick();
-            if kick.is_none() && is_balance_due {
-                // Now that a unit waits that can be moved.
-                return self.push_for_balance(home, now);
-            }
-            kick
-        })
-        .flatten()
+        }
+        self.with_unit(unit, |rq, home| self.let_go(rq, home, cpu, unit, now))
+            .flatten()
     }
 
     fn evict(&self, unit: UnitId) -> Option<PcpuId> {
@@ -502,6 +488,47 @@ impl Scheduler for Credit2 {
 }
 
 impl Credit2 {
+    /// The state of a unit of run queue number `home` has left `cpu`.
+    #[inline]
+    fn let_go(
+        &self,
+        mut rq: RqGuard<'_>,
+        home: u32,
+        cpu: PcpuId,
+        unit: UnitId,
+        now: Ns,
+    ) -> Option<PcpuId> {
+        if let Some((at, index)) = self.home_of(cpu)
+            && at == home
+            && let Some(c) = rq.cpu_mut(index)
+            && c.resident == Some(unit)
+        {
+            c.resident = None;
+            c.must_evict = false;
+        }
+        let u = rq.unit_mut(unit)?;
+        if u.resident == Some(cpu) {
+            u.resident = None;
+        }
+        if u.place == Place::Queued {
+            self.place_saved(rq, home, unit, now)
+        } else {
+            None
+        }
+    }
+
+    /// Finds a CPU for a unit that was preempted, now that it can go anywhere.
+    #[inline(never)]
+    fn place_saved(&self, rq: RqGuard<'_>, home: u32, unit: UnitId, now: Ns) -> Option<PcpuId> {
+        let is_balance_due = rq.is_balance_due;
+        let kick = self.place(rq, home, unit, now, None).kick();
+        if kick.is_none() && is_balance_due {
+            // Now that a unit waits that can be moved.
+            return self.push_for_balance(home, now);
+        }
+        kick
+    }
+
     /// An idle CPU takes a waiting unit from another run queue.
     fn take_work(&self, d: &mut Decision, m: &Moment, home: u32) {
         let Some(shared) = self.rqs.get(home as usize) else {

@@ -157,8 +157,11 @@ impl Unit {
         let after = credit.saturating_sub(base.cost(self.weight, delta));
         // Undershoot is bounded by one reset and one shortest slice: nobody starves for
         // longer than that because of time that nobody else wanted when it was used.
-        let floor = -CREDIT_INIT - base.cost(self.weight, 2 * MIN_SLICE);
-        let floor = if has_rivals { floor } else { credit.min(0) };
+        let floor = if has_rivals {
+            -CREDIT_INIT - base.cost(self.weight, 2 * MIN_SLICE)
+        } else {
+            credit.min(0)
+        };
         self.set_credit(base, after.max(floor.min(credit)));
     }
 
