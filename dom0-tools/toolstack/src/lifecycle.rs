@@ -182,6 +182,9 @@ pub fn wait_for_end(
     timeout: Option<Duration>,
 ) -> Result<Option<Ending>> {
     const WATCH: &str = "@releaseDomain";
+    // The daemon tells of ends, so that nobody runs while nothing happens; a look once a minute
+    // is for a daemon that missed one.
+    const LOOK: Duration = Duration::from_secs(60);
     let end = timeout.map(|timeout| Instant::now() + timeout);
     machine.store.watch(WATCH)?;
     let outcome = loop {
@@ -192,8 +195,8 @@ pub fn wait_for_end(
         if end.is_some_and(|end| Instant::now() >= end) {
             break Ok(None);
         }
-        // The daemon tells of ends; a look now and then costs little.
-        match machine.store.wait(Duration::from_secs(2)) {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        match machine.store.wait(left.map_or(LOOK, |left| left.min(LOOK))) {
             Ok(_) => {}
             Err(error) => break Err(error.into()),
         }
