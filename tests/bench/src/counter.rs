@@ -80,6 +80,12 @@ impl Marks {
         MARKS as u64 + number * 16
     }
 
+    /// Whether a mark of a number was made.
+    pub(crate) fn is_made(&self, number: u64) -> bool {
+        let at = Self::address(number);
+        self.0.iter().any(|&(mark, _)| mark == at)
+    }
+
     /// Instructions from the last mark of a number to the next of another.
     pub(crate) fn between(&self, from: u64, to: u64) -> Result<f64> {
         self.since(from, Self::address(to))
@@ -121,6 +127,7 @@ mod tests {
         assert_eq!(marks.between(1, 2).unwrap(), 20.0);
         assert_eq!(marks.since(1, 7).unwrap(), 4.0);
         assert!(marks.between(2, 1).is_err());
+        assert!(marks.is_made(2) && !marks.is_made(3));
     }
 
     #[test]
