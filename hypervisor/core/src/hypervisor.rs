@@ -1,9 +1,9 @@
 //! The root value: all state of the hypervisor hangs off it and is passed by reference.
 
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use xen_abi::{DomId, Ns, PcpuId, VcpuId};
 
@@ -390,9 +390,10 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// Writes a domain's wall clock.
+    /// Writes a domain's wall clock: after the time, the domain's offset or the list of domains changed.
     pub fn publish_wallclock(&self, d: &Domain<M>) {
-        let wc = *self.wallclock.lock();
+        // Held while writing: there is one writer at a time, and the last one writes the last time.
+        let wc = self.wallclock.lock();
         wc.publish(
             &self.machine,
             d.shared_info.maddr(),

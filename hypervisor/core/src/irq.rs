@@ -1,9 +1,9 @@
 //! Device interrupts: host vectors, their sources, and the way to dom0's interrupt controllers.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use xen_abi::{Errno, Gfn, Gpa, Gsi, Maddr, Mfn, PcpuId, Vector};
 

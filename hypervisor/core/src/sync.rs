@@ -14,6 +14,8 @@
 //!
 //! `docs/locking.md` explains each rank; a test compares it with [`RANKS`].
 
+pub mod atomic;
+
 use core::ops::{Deref, DerefMut};
 
 pub use spin::Once;
@@ -70,13 +72,14 @@ mod held {
 
     #[cfg(test)]
     std::thread_local! {
-        static THREAD_HELD: AtomicU64 = const { AtomicU64::new(0) };
+        /// By task of the thread; the first is the thread itself where it has none.
+        static THREAD_HELD: [AtomicU64; 16] = const { [const { AtomicU64::new(0) }; 16] };
     }
 
     /// Runs `f` on the set of held ranks, one bit each.
     fn with<R>(f: impl FnOnce(&AtomicU64) -> R) -> Option<R> {
         #[cfg(test)]
-        return Some(THREAD_HELD.with(f));
+        return Some(THREAD_HELD.with(|held| f(&held[crate::testing::interleave::task()])));
         #[cfg(not(test))]
         CPU_INDEX.get().and_then(|index| HELD.get(index())).map(f)
     }
@@ -196,7 +199,7 @@ struct Relax;
 #[cfg(test)]
 impl spin::relax::RelaxStrategy for Relax {
     fn relax() {
-        std::thread::yield_now();
+        crate::testing::interleave::relax();
     }
 }
 
@@ -262,7 +265,7 @@ impl<T: ?Sized> Lock<T> {
     #[track_caller]
     pub fn lock(&self) -> LockGuard<'_, T> {
         #[cfg(test)]
-        crate::testing::work::count(1);
+        crate::testing::step();
         let held = Held::enter(self.rank.get());
         LockGuard {
             inner: self.inner.lock(),
@@ -346,7 +349,7 @@ impl<T: ?Sized> RwLock<T> {
     #[track_caller]
     pub fn read(&self) -> ReadGuard<'_, T> {
         #[cfg(test)]
-        crate::testing::work::count(1);
+        crate::testing::step();
         let held = Held::enter(self.rank.get());
         ReadGuard {
             inner: self.inner.read(),
@@ -359,7 +362,7 @@ impl<T: ?Sized> RwLock<T> {
     #[track_caller]
     pub fn write(&self) -> WriteGuard<'_, T> {
         #[cfg(test)]
-        crate::testing::work::count(1);
+        crate::testing::step();
         let held = Held::enter(self.rank.get());
         WriteGuard {
             inner: self.inner.write(),

@@ -4,7 +4,7 @@
 //! that guests cause.  Messages up to the lower level are always shown, those above it up
 //! to the upper level are rate-limited, others are not shown.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use log::{Level, LevelFilter};
 
 /// What becomes of a message.

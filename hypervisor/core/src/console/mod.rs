@@ -28,13 +28,13 @@ pub mod limit;
 pub mod ring;
 
 use crate::cmdline::Options;
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use crate::sync::{Lock, Rank};
 use crate::time::pvclock::WallClock;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use format::{Buffered, Prefixed, Source, Stamp, When, write_prefix};
 use guest::GuestLine;
 use input::{Focus, Input, InputQueue, Switch};

@@ -5,8 +5,8 @@
 //! asks the next one.  Nobody waits for anybody; a CPU that hangs ends the round, and the
 //! CPUs' own registers, taken by NMI before the round begins, say where it hangs.
 
+use crate::sync::atomic::{AtomicU8, Ordering};
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU8, Ordering};
 
 use xen_abi::{DomId, PcpuId};
 

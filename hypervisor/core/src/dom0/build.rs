@@ -4,13 +4,13 @@
 //! free frames up; what the hypervisor holds in between is UNUSABLE in its
 //! memory map.
 
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use guest_image::kernel::Kernel;
 use guest_image::memory::{MemoryRange, MemoryType};

@@ -1,8 +1,8 @@
 //! Domains and vCPUs come into being.
 
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use spin::Once;
 use xen_abi::{DomId, Errno, VcpuId};
@@ -159,7 +159,6 @@ impl<M: Machine> Hypervisor<M> {
             hardware: None,
         });
         intercepts(self, &d);
-        self.publish_wallclock(&d);
         if let Err(e) = self.domains.insert(d.clone()) {
             // Somebody was faster with this number: unmake it without its ever having been seen.
             *d.stage.lock() = Stage::Dead;
@@ -171,6 +170,8 @@ impl<M: Machine> Hypervisor<M> {
             self.discard(d);
             return Err(e);
         }
+        // Whoever sets the time either sees the domain in the table, or was before this.
+        self.publish_wallclock(&d);
         Ok(d)
     }
 

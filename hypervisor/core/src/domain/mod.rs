@@ -1,9 +1,9 @@
 //! Domains: the table, the life cycle, vCPUs.
 
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use spin::Once;
 use xen_abi::hvm_params::HVM_NR_PARAMS;

@@ -1,8 +1,8 @@
 //! A domain's CPU policy, which its vCPUs read at every CPUID exit without a lock.
 
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use alloc::boxed::Box;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 use spin::Once;
 use xen_abi::Errno;

@@ -1,8 +1,8 @@
 //! A virtual CPU: what others may touch, and where its hardware state rests while it does not run.
 
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use xen_abi::{DomId, Maddr, PcpuId, VcpuId};
 

@@ -1,8 +1,8 @@
 //! Watchdogs of domains (`SCHEDOP_watchdog`): two for each, on timers of its vCPU 0. A domain that
 //! does not set one again in time is shut down.
 
+use crate::sync::atomic::{AtomicU32, Ordering};
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use xen_abi::sched::SHUTDOWN_watchdog;
 use xen_abi::{Errno, Ns, VcpuId};

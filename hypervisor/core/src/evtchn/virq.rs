@@ -1,6 +1,6 @@
 //! VIRQs: which are per vCPU, who receives the global ones, and raising them.
 
-use core::sync::atomic::{AtomicU16, Ordering};
+use crate::sync::atomic::{AtomicU16, Ordering};
 use xen_abi::xen::{VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
 use xen_abi::{DomId, Errno, EvtchnPort, VcpuId, Virq};
 

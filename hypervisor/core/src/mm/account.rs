@@ -2,8 +2,8 @@
 
 use super::AllocError;
 use crate::sync::Once;
+use crate::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use xen_abi::DomId;
 
 /// Page counts of one owner.

@@ -1,6 +1,6 @@
 //! The record of one machine frame.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use xen_abi::DomId;
 
 /// What the hypervisor knows about one machine frame; all zeros means "not managed".

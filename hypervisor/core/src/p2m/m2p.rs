@@ -1,6 +1,6 @@
 //! Machine to guest-physical: what gfn a frame has in its owner's eyes.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use xen_abi::{Gfn, Mfn};
 
 /// The M2P table: one word per machine frame.

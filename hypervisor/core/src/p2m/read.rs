@@ -4,8 +4,8 @@ use super::format::{EntryFormat, P2mType};
 use super::tree::P2m;
 use crate::machine::FrameMem;
 use crate::mm::{FrameRef, FrameTable};
+use crate::sync::atomic::{Ordering, fence};
 use core::cell::Cell;
-use core::sync::atomic::{Ordering, fence};
 use xen_abi::{Gfn, Gpa, Maddr, Mfn, PAGE_SHIFT};
 
 /// Where a guest frame is.

@@ -1,11 +1,13 @@
 //! The tree against a naive model, every store of it, and readers against writers.
 
+mod interleaved;
+
 use super::*;
 use crate::machine::FrameMem;
 use crate::mm::{AllocArgs, FrameInfo, FrameTable};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::testing::FakeMem;
 use core::cell::RefCell;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use xen_abi::{DomId, Gfn, Maddr, Mfn};

@@ -3,9 +3,9 @@
 use super::edit::{Edit, Retired};
 use super::format::{EntryFormat, Leaf, P2mType};
 use crate::machine::{FrameMem, FrameSource};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Lock, Rank};
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, Ordering};
 use xen_abi::{DomId, Errno, Gfn, Mfn};
 
 /// First gfn beyond the four levels.

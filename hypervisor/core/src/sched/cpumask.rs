@@ -1,6 +1,6 @@
 //! Sets of physical CPUs.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use xen_abi::PcpuId;
 
 /// Number of physical CPUs that can be used.

@@ -107,7 +107,7 @@ impl IdPool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::sync::atomic::{AtomicU32, Ordering};
+    use crate::sync::atomic::{AtomicU32, Ordering};
 
     #[test]
     fn elements_stay_and_bounds_hold() {

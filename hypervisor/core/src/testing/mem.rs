@@ -72,7 +72,7 @@ impl FakeMem {
 
     fn word(&self, at: Maddr) -> &AtomicU64 {
         #[cfg(test)]
-        super::work::count(1);
+        super::step();
         &self.words[usize::try_from(at.0 / 8).unwrap_or(usize::MAX)]
     }
 

@@ -4,7 +4,11 @@
 //! frame source on its upper end.  [`FakeMachine`] is a machine around it, whose virtualisation
 //! backend keeps registers and runs nothing: tests play the guests.
 
+#[cfg(test)]
+pub mod atomic;
 mod hvm;
+#[cfg(test)]
+pub(crate) mod interleave;
 mod machine;
 mod mem;
 #[cfg(test)]
@@ -13,3 +17,10 @@ pub(crate) mod work;
 pub use hvm::{FakeHvm, FakeVcpu};
 pub use machine::FakeMachine;
 pub use mem::FakeMem;
+
+/// A lock is about to be taken, or a word of memory touched.
+#[cfg(test)]
+pub(crate) fn step() {
+    work::count(1);
+    interleave::point();
+}

@@ -162,3 +162,48 @@ fn offset_guests_read_system_time() {
         assert_eq!(time.read(tsc.wrapping_add(offset)), clock.at(tsc));
     }
 }
+
+#[test]
+fn a_guest_never_reads_parts_of_two_times() {
+    use crate::testing::FakeMem;
+    use crate::testing::interleave::{explore, relax, together};
+    type Task<'a> = Box<dyn FnOnce() + Send + 'a>;
+
+    explore(500, |_| {
+        let (mem, at) = (FakeMem::new(1, 1), Maddr(64));
+        let time = |n: u8| VcpuTime {
+            tsc_timestamp: n.into(),
+            system_time: Ns(n.into()),
+            scale: TscScale {
+                mul: n.into(),
+                shift: 0,
+            },
+            flags: n,
+        };
+        time(1).publish(&mem, at);
+        // As Linux reads it (`pvclock_read_begin`, `pvclock_read_retry`).
+        let read = || loop {
+            let version = mem.load32(at);
+            let seen = [
+                mem.load64(add(at, 8)),
+                mem.load64(add(at, 16)),
+                mem.load32(add(at, 24)).into(),
+                (mem.load32(add(at, 28)) >> 8).into(),
+            ];
+            if version & 1 == 0 && mem.load32(at) == version {
+                return seen;
+            }
+            relax();
+        };
+        together([
+            Box::new(|| (2..5).for_each(|n| time(n).publish(&mem, at))) as Task<'_>,
+            Box::new(|| {
+                for _ in 0..3 {
+                    let seen = read();
+                    assert!(seen == [seen[0]; 4], "{seen:?}");
+                }
+            }),
+        ]);
+        assert_eq!(read(), [4; 4]);
+    });
+}

@@ -20,9 +20,9 @@
 
 use crate::sched::UnitId;
 use crate::sched::dense::Dense;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::sync::{Lock, Rank};
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use xen_abi::{Ns, PcpuId};
 
 const KINDS: u32 = 8;

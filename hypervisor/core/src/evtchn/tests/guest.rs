@@ -2,7 +2,7 @@
 
 use xen_abi::{EvtchnPort, Maddr, VcpuId};
 
-use super::super::layout::{self, InfoWidth, LINK_MASK, LINKED, MASKED, PENDING};
+use super::super::layout::{self, BUSY, InfoWidth, LINK_MASK, LINKED, MASKED, PENDING};
 use super::super::{EvtchnTable, MAX_2L_PORTS};
 use super::{VCPUS, frame, shared_info};
 use crate::machine::FrameMem;
@@ -10,7 +10,9 @@ use crate::testing::FakeMem;
 
 const W: InfoWidth = InfoWidth::W64;
 
-/// A guest kernel's private state.
+/// A guest kernel's private state. What belongs to a vCPU is used by that one only, so vCPUs may
+/// have a copy each.
+#[derive(Clone)]
 pub(super) struct Guest {
     dom: u16,
     fifo: bool,
@@ -91,35 +93,87 @@ impl Guest {
         self.fifo && mem.load32(self.word(port)) & LINKED != 0
     }
 
+    /// Clears the mask; true when only the hypervisor can see to what waits behind it.
+    pub(super) fn unmask(&self, mem: &FakeMem, port: u32) -> bool {
+        if !self.fifo {
+            let (at, bit) = (W.mask_word(shared_info(self.dom), port), 1 << (port % 32));
+            mem.fetch_and32(at, !bit);
+            let waits = mem.load32(W.pending_word(shared_info(self.dom), port)) & bit != 0;
+            if waits {
+                mem.fetch_or32(at, bit);
+            }
+            return waits;
+        }
+        let word = self.word(port);
+        let mut seen = mem.load32(word);
+        loop {
+            if seen & MASKED == 0 {
+                return false;
+            }
+            if seen & PENDING != 0 {
+                return true;
+            }
+            // Not while the hypervisor changes its link.
+            match mem.cmpxchg32(word, seen & !BUSY, seen & !(BUSY | MASKED)) {
+                Ok(_) => return false,
+                Err(now) => seen = now,
+            }
+            crate::testing::interleave::relax();
+        }
+    }
+
+    /// Clears the pending bit; whether it was set.
+    pub(super) fn clear(&self, mem: &FakeMem, port: u32) -> bool {
+        if self.fifo {
+            mem.fetch_and32(self.word(port), !PENDING) & PENDING != 0
+        } else {
+            let at = W.pending_word(shared_info(self.dom), port);
+            let bit = 1 << (port % 32);
+            mem.fetch_and32(at, !bit) & bit != 0
+        }
+    }
+
     /// The upcall handlers of all vCPUs that have one pending; the events handled.
     pub(super) fn handle(&mut self, mem: &FakeMem) -> Vec<EvtchnPort> {
         let mut got = Vec::new();
         for vcpu in 0..VCPUS {
-            while mem.swap8(Self::info(vcpu, self.dom), 0) != 0 {
-                if self.fifo {
-                    self.handle_fifo(mem, vcpu, &mut got);
-                } else {
-                    self.handle_2l(mem, vcpu, &mut got);
-                }
-            }
+            self.handle_vcpu(mem, vcpu, &mut |port| got.push(port));
         }
         got
     }
 
-    fn handle_2l(&mut self, mem: &FakeMem, vcpu: u32, got: &mut Vec<EvtchnPort>) {
-        let selector = Maddr(Self::info(vcpu, self.dom).0 + 8);
-        let words = mem.fetch_and64(selector, 0);
-        for port in (0..MAX_2L_PORTS).filter(|p| words >> (p / 64) & 1 != 0) {
-            let at = W.pending_word(shared_info(self.dom), port);
-            let bit = 1 << (port % 32);
-            if mem.load32(at) & bit != 0 && !self.masked(mem, port) {
-                mem.fetch_and32(at, !bit);
-                got.push(EvtchnPort(port));
+    /// The upcall handler of one vCPU; `got` hears of each event as its pending bit is cleared.
+    pub(super) fn handle_vcpu(
+        &mut self,
+        mem: &FakeMem,
+        vcpu: u32,
+        got: &mut dyn FnMut(EvtchnPort),
+    ) {
+        while mem.swap8(Self::info(vcpu, self.dom), 0) != 0 {
+            if self.fifo {
+                self.handle_fifo(mem, vcpu, got);
+            } else {
+                self.handle_2l(mem, vcpu, got);
             }
         }
     }
 
-    fn handle_fifo(&mut self, mem: &FakeMem, vcpu: u32, got: &mut Vec<EvtchnPort>) {
+    fn handle_2l(&self, mem: &FakeMem, vcpu: u32, got: &mut dyn FnMut(EvtchnPort)) {
+        let selector = Maddr(Self::info(vcpu, self.dom).0 + 8);
+        let words = mem.fetch_and64(selector, 0);
+        for word in (0..MAX_2L_PORTS / 64).filter(|w| words >> w & 1 != 0) {
+            let at = |word: u32| W.pending_word(shared_info(self.dom), 64 * word);
+            let pending = mem.load64(at(word));
+            for port in (0..64).filter(|p| pending >> p & 1 != 0) {
+                let port = 64 * word + port;
+                if !self.masked(mem, port) && self.clear(mem, port) {
+                    got(EvtchnPort(port));
+                }
+            }
+        }
+    }
+
+    fn handle_fifo(&mut self, mem: &FakeMem, vcpu: u32, got: &mut dyn FnMut(EvtchnPort)) {
         let ready_at = layout::ready(self.control(vcpu));
         let mut ready = mem.fetch_and32(ready_at, 0);
         let mut steps = 0;
@@ -143,7 +197,7 @@ impl Guest {
         vcpu: u32,
         queue: usize,
         ready: &mut u32,
-        got: &mut Vec<EvtchnPort>,
+        got: &mut dyn FnMut(EvtchnPort),
     ) {
         let private = &mut self.heads[vcpu as usize][queue];
         if *private == 0 {
@@ -165,9 +219,8 @@ impl Guest {
             *ready &= !(1 << queue);
         }
         let now = mem.load32(word);
-        if now & PENDING != 0 && now & MASKED == 0 {
-            mem.fetch_and32(word, !PENDING);
-            got.push(EvtchnPort(port));
+        if now & PENDING != 0 && now & MASKED == 0 && self.clear(mem, port) {
+            got(EvtchnPort(port));
         }
     }
 }

@@ -3,6 +3,7 @@
 mod formats;
 mod guest;
 mod hostile;
+mod interleaved;
 mod model;
 mod operations;
 mod racing;

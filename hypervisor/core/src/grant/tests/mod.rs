@@ -1,5 +1,6 @@
 //! Tests on real p2ms and a real frame table.
 
+mod interleaved;
 mod model;
 mod operations;
 mod racing;
@@ -37,11 +38,15 @@ struct World {
 
 impl World {
     fn new(doms: u16) -> Self {
-        let mem = FakeMem::new(512, 512);
+        Self::with_frames(doms, 512)
+    }
+
+    fn with_frames(doms: u16, count: u64) -> Self {
+        let mem = FakeMem::new(count, count);
         let mut info = Vec::new();
-        info.resize_with(512, FrameInfo::new);
+        info.resize_with(count as usize, FrameInfo::new);
         let frames = FrameTable::new(Vec::leak(info));
-        frames.add_range(Mfn(1), Mfn(512));
+        frames.add_range(Mfn(1), Mfn(count));
         let doms = (0..doms)
             .map(|d| Self::domain(&mem, &frames, DomId(d)))
             .collect();
@@ -122,14 +127,18 @@ impl World {
 
     /// The in-use flags of an entry.
     fn in_use(&self, d: u16, r: u32) -> u16 {
+        let (at, shift) = self.in_use_at(d, r);
+        (self.mem.load32(at) >> shift) as u16 & 0x18
+    }
+
+    /// The word that they are in, and where in it.
+    fn in_use_at(&self, d: u16, r: u32) -> (Maddr, u32) {
         if !self.is_v2(d) {
-            return self.header(d, r) & 0x18;
+            return (self.entry(d, r), 0);
         }
         let status = self.dom(d).table.lock().status[0];
-        (self
-            .mem
-            .load32(Maddr(status.maddr().0 + u64::from(r / 2 * 4)))
-            >> (r % 2 * 16)) as u16
+        let at = status.maddr().0 + u64::from(r / 2 * 4);
+        (Maddr(at), r % 2 * 16)
     }
 
     fn map(&self, by: u16, from: u16, r: u32, slot: u64, ro: bool) -> Result<Mapped, Status> {

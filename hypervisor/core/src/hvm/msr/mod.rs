@@ -27,7 +27,7 @@ use self::mtrr::Mtrrs;
 use super::backend::{Reg, Seg, Trap};
 use super::vlapic::{Effect, GpFault, Vlapic};
 use crate::cpu_policy::{CpuPolicy, FeatureSet};
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use x86_defs::cpuid::{Vendor, feature as f};
 use x86_defs::msr::{
     self, de_cfg, debugctl, efer, feature_control, flush_cmd, hwcr, memory_type, misc_enable,

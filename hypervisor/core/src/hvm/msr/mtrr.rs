@@ -4,7 +4,7 @@
 //! the guest's PAT and from the second stage.  So only the validity rules are enforced here.
 
 use crate::hvm::vlapic::GpFault;
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use x86_defs::msr::{
     IA32_MTRR_DEF_TYPE, IA32_MTRR_FIX4K_C0000, IA32_MTRR_FIX4K_F8000, IA32_MTRR_FIX16K_80000,
     IA32_MTRR_FIX16K_A0000, IA32_MTRR_FIX64K_00000, IA32_MTRR_PHYSBASE0, IA32_MTRRCAP, memory_type,

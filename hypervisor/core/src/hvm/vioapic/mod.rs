@@ -30,8 +30,8 @@ pub use self::rte::{Polarity, Rte, RteChange};
 
 use crate::hvm::vlapic::Trigger;
 use crate::hvm::vlapic::message::ApicBus;
+use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use x86_defs::apic::ioapic;
 use xen_abi::{Gpa, Gsi, Vector};
 

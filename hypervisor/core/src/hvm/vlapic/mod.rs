@@ -32,7 +32,7 @@ mod timer_tests;
 use self::message::Signal;
 use self::timer::Timer;
 use self::vectors::VectorSet;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use x86_defs::apic::{DFR_FLAT, SVR_ENABLE, delivery, esr, lvt};
 use x86_defs::msr::apic_base;
 use xen_abi::{Ns, VcpuId, Vector};

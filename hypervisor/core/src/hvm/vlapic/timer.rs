@@ -4,7 +4,7 @@
 //! caller calls [`Vlapic::timer_fired`](super::Vlapic::timer_fired), which raises the vector
 //! and says what to arm next.  Everything here is touched by the owning CPU only.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use x86_defs::apic::lvt;
 use xen_abi::Ns;
 

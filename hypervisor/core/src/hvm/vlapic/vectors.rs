@@ -3,7 +3,7 @@
 //! 256 bits in four words.  There is no summary of the words: keeping one exact costs more at
 //! every request and acknowledgement than looking at four words of one cache line does.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A set of vectors that any CPU may add to.
 #[derive(Debug, Default)]

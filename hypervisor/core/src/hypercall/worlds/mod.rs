@@ -6,6 +6,7 @@
 mod exits;
 mod grants;
 mod hostile;
+mod interleaved;
 mod life;
 mod many;
 mod memory;

@@ -1,7 +1,7 @@
 //! A whole hypervisor on the host: fake memory, a fake clock, a backend that is plain data.
 
+use crate::sync::atomic::{AtomicU32, Ordering};
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use xen_abi::domctl::*;
 use xen_abi::sysctl::{XEN_SYSCTL_INTERFACE_VERSION, XenSysctl};
@@ -75,7 +75,7 @@ impl World {
         ));
         mm.add_range(Mfn(1), Mfn(frames));
         let m2p: alloc::vec::Vec<_> = (0..frames)
-            .map(|_| core::sync::atomic::AtomicU64::new(M2p::INVALID))
+            .map(|_| crate::sync::atomic::AtomicU64::new(M2p::INVALID))
             .collect();
         let sched = Sched::Credit2(Credit2::new(Credit2Config {
             max_cpus: cpus,

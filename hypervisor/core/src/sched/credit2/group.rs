@@ -7,8 +7,8 @@
 //! queue does that.
 
 use super::super::Params;
+use crate::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use crate::sync::{Lock, Rank};
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use xen_abi::Ns;
 
 /// A cap holds over periods of this length: 50 ms.

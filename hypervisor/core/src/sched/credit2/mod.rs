@@ -41,11 +41,11 @@ use super::{
     CpuInfo, CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, Scheduler,
     UnitId, UnitInfo, Wake, XEN_SCHEDULER_CREDIT2, cpumask::MAX_CPUS,
 };
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::sync::{Lock, Rank};
 use admin::Admin;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use decide::Moment;
 use group::Group;
 use place::{RqGuard, Waker};
