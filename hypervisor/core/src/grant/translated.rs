@@ -89,6 +89,17 @@ fn gfn_at(host_addr: u64) -> Result<Gfn, Status> {
     }
 }
 
+/// How a grant is mapped.
+fn leaf(mfn: Mfn, flags: u32) -> Leaf {
+    let is_read_only = flags & GNTMAP_readonly != 0;
+    let t = if is_read_only {
+        P2mType::GrantRo
+    } else {
+        P2mType::GrantRw
+    };
+    Leaf::new(mfn, t)
+}
+
 impl<M: FrameMem, S: FrameSource, F: EntryFormat> Borrower for P2mBorrower<'_, M, S, F> {
     const TRANSLATED: bool = true;
 
@@ -96,28 +107,23 @@ impl<M: FrameMem, S: FrameSource, F: EntryFormat> Borrower for P2mBorrower<'_, M
         if flags & !GNTMAP_readonly != GNTMAP_host_map {
             return Err(Status::GENERAL_ERROR);
         }
-        let read_only = flags & GNTMAP_readonly != 0;
-        let t = if read_only {
-            P2mType::GrantRo
-        } else {
-            P2mType::GrantRw
-        };
         // Only where nothing is, or what a hole of dom0's reads as: RAM in the way would be lost to
         // its owner, and the reference of another mapping, too.
         let free = |there: Option<P2mType>| there.is_none_or(P2mType::is_mmio_direct);
         let gfn = gfn_at(host_addr)?;
         let mapped = self
             .p2m
-            .replace(self.mem, self.src, gfn, Leaf::new(mfn, t), free);
+            .replace(self.mem, self.src, gfn, leaf(mfn, flags), free);
         let (_, flush) = mapped.map_err(|_| Status::GENERAL_ERROR)?;
         self.note(flush);
         Ok(())
     }
 
-    fn unmap(&self, host_addr: u64, _flags: u32, mfn: Mfn) -> Result<(), Status> {
-        let unmapped = self
-            .p2m
-            .unmap_grant(self.mem, self.src, gfn_at(host_addr)?, mfn);
+    fn unmap(&self, host_addr: u64, flags: u32, mfn: Mfn) -> Result<(), Status> {
+        // Of the same kind too: a writer that takes a reader's mapping away would go on writing by
+        // the one that it leaves behind.
+        let (gfn, leaf) = (gfn_at(host_addr)?, leaf(mfn, flags));
+        let unmapped = self.p2m.unmap_grant(self.mem, self.src, gfn, leaf);
         self.note(unmapped.map_err(|_| Status::GENERAL_ERROR)?);
         Ok(())
     }

@@ -401,7 +401,7 @@ impl<F: EntryFormat> P2m<F> {
         Ok(edit.finish())
     }
 
-    /// Makes one guest frame a hole if it is a grant mapping of `mfn`.
+    /// Makes one guest frame a hole if it is this grant mapping.
     ///
     /// # Errors
     /// `WrongType` when it is not; `BadRange`; `NoMemory`.
@@ -410,7 +410,7 @@ impl<F: EntryFormat> P2m<F> {
         mem: &M,
         src: &(impl FrameSource + ?Sized),
         gfn: Gfn,
-        mfn: Mfn,
+        leaf: Leaf,
     ) -> Result<Flush, P2mError> {
         if gfn.0 >= GFN_LIMIT {
             return Err(P2mError::BadRange);
@@ -418,7 +418,7 @@ impl<F: EntryFormat> P2m<F> {
         let mut edit = self.edit(mem, src);
         let (level, e) = edit.find(gfn);
         // Grants are mapped frame by frame.
-        if level != 0 || !F::is_present(e) || !F::p2m_type(e).is_grant() || F::mfn(e) != mfn {
+        if level != 0 || !F::is_present(e) || !leaf.t.is_grant() || F::decode(e) != leaf {
             return Err(P2mError::WrongType);
         }
         edit.set(gfn, 0, 0, &mut |_| {})?;

@@ -51,6 +51,24 @@ fn a_mapping_holds_its_frame_until_finished() {
 }
 
 #[test]
+fn a_writer_does_not_leave_by_a_readers_mapping() {
+    let w = World::new(2);
+    w.grant(0, 8, RW, 1, 1);
+    w.grant(0, 9, RO, 1, 1);
+    let writer = w.map(1, 0, 8, 0, false).unwrap();
+    let reader = w.map(1, 0, 9, 1, true).unwrap();
+    // The mapping that it would leave behind could still be written.
+    let unmap = |handle, slot| w.unmap(1, handle, slot).map(drop);
+    assert_eq!(unmap(writer.handle, 1), Err(Status::GENERAL_ERROR));
+    assert_eq!(unmap(reader.handle, 0), Err(Status::GENERAL_ERROR));
+    assert_eq!(w.in_use(0, 8), GTF_reading | GTF_writing);
+    for (handle, slot) in [(writer.handle, 0), (reader.handle, 1)] {
+        w.finish(w.unmap(1, handle, slot).unwrap());
+    }
+    assert_eq!((w.in_use(0, 8), w.in_use(0, 9)), (0, 0));
+}
+
+#[test]
 fn readers_and_writers_are_counted() {
     let w = World::new(2);
     w.grant(0, 8, RW, 1, 1);
