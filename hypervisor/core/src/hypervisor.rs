@@ -211,8 +211,8 @@ impl<M: Machine> Hypervisor<M> {
                 if w.upcall {
                     self.upcall(d, w.vcpu);
                 }
-                if let Some(v) = d.vcpu(w.vcpu) {
-                    v.unblock(self);
+                if let Some(v) = d.vcpu(w.vcpu).filter(|_| w.poll) {
+                    v.end_poll(self);
                 }
             }
         }

@@ -187,7 +187,8 @@ impl<M: Machine> Vcpu<M> {
         }
     }
 
-    /// The time of SCHEDOP_poll is over. A vCPU that waits for something else by now goes on waiting.
+    /// SCHEDOP_poll has what it waited for, or its time is over. A vCPU that waits for something else
+    /// by now goes on waiting.
     pub fn end_poll(&self, hv: &Hypervisor<M>) {
         let old = self.not_runnable.fetch_and(!stop::POLL, Ordering::SeqCst);
         if old & stop::POLL != 0 && self.is_runnable() {

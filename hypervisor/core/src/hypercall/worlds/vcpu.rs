@@ -12,7 +12,7 @@ use crate::domain::vcpu::{attention, stop};
 use crate::hvm::backend::{HvmBackend, Seg};
 use crate::hvm::intr::Bus;
 use crate::hvm::vlapic::message::{ApicBus, Signal};
-use crate::machine::Machine;
+use crate::machine::{FrameMem, Machine};
 use crate::time::timers::TimerKind;
 
 const DOM0: DomId = DomId(0);
@@ -66,6 +66,29 @@ fn an_old_poll_timer_does_not_end_a_halt() {
     v.not_runnable.store(stop::POLL, Ordering::SeqCst);
     crate::run::fire(&w.hv, &v, id, xen_abi::Ns(0));
     assert!(v.is_runnable());
+}
+
+#[test]
+fn an_event_for_a_poll_that_timed_out_does_not_end_a_halt() {
+    let w = World::sized(2, 1);
+    w.running(0, 1);
+    let (v, d) = (w.vcpu(0), w.dom0());
+    let port = d.evtchn.bind_ipi(&w.hv.machine, VcpuId(0)).expect("free");
+    let mask = xen_abi::Maddr(d.shared_info.maddr().0 + 0xa00);
+    w.hv.machine.fetch_or32(mask, 1 << port.0);
+    v.not_runnable.store(stop::POLL, Ordering::SeqCst);
+    let asleep = d.evtchn.poll(&w.hv.machine, VcpuId(0), &[port]);
+    assert_eq!(asleep, Ok(true));
+    let id = crate::time::timers::TimerId::new(v.unit, TimerKind::Poll);
+    crate::run::fire(&w.hv, &v, id, xen_abi::Ns(0));
+    assert!(v.is_runnable());
+    assert!(v.block(stop::BLOCKED));
+    let send = xen_abi::event_channel::EvtchnSend { port };
+    w.poke(DOM0, ARG, &send);
+    let op = xen_abi::event_channel::EVTCHNOP_send.into();
+    let nr = xen_abi::xen::__HYPERVISOR_event_channel_op;
+    w.call(DOM0, nr, [op, ARG, 0]).expect("sent");
+    assert!(!v.is_runnable(), "masked, and nobody polls");
 }
 
 #[test]
