@@ -80,58 +80,95 @@ impl RamLeaf {
 /// Leaves of RAM of one tree that were found before, for the CPU that runs one vCPU.
 ///
 /// The guest's page tables and the code and stacks of its kernel are looked up at nearly every
-/// exit. A leaf holds as long as the tree's sequence number stands.
+/// exit. A leaf holds as long as the tree's sequence number stands. Large leaves and small ones have
+/// slots of their own: nearly all that is looked for lies in a few large leaves.
 #[derive(Debug)]
 pub struct LeafCache {
     /// The sequence number at which all slots were filled; at first one at which nobody reads.
     seq: Cell<u64>,
-    slots: [Slot; SLOTS],
+    large: [Slot; LARGE],
+    small: [Slot; SMALL],
 }
 
-const SLOTS: usize = 16;
+const LARGE: usize = 16;
+const SMALL: usize = 8;
 
 #[derive(Debug)]
 struct Slot {
-    /// A gfn in the leaf, or [`NO_GFN`].
-    gfn: Cell<u64>,
-    mask: Cell<u64>,
+    /// First gfn of the leaf; its order in the low bits, which are 0 in the gfn of a large leaf.
+    /// Or [`EMPTY`].
+    first: Cell<u64>,
+    /// As in a [`RamLeaf`].
     delta: Cell<u64>,
 }
 
-/// Differs from every gfn in bits that select every leaf.
-const NO_GFN: u64 = u64::MAX;
+/// No gfn has these high bits.
+const EMPTY: u64 = u64::MAX;
 
 impl LeafCache {
     /// An empty one.
     #[must_use]
     pub const fn new() -> Self {
+        const SLOT: Slot = Slot {
+            first: Cell::new(EMPTY),
+            delta: Cell::new(0),
+        };
         Self {
             seq: Cell::new(u64::MAX),
-            slots: [const {
-                Slot {
-                    gfn: Cell::new(NO_GFN),
-                    mask: Cell::new(u64::MAX),
-                    delta: Cell::new(0),
-                }
-            }; SLOTS],
+            large: [const { SLOT }; LARGE],
+            small: [const { SLOT }; SMALL],
         }
-    }
-
-    /// Small leaves beside each other have slots of their own, and so have large ones.
-    #[inline(always)]
-    const fn slot(&self, gfn: Gfn) -> &Slot {
-        &self.slots[(gfn.0 ^ gfn.0 >> 9) as usize % SLOTS]
     }
 
     #[cold]
     fn restart(&self, seq: u64) {
-        for slot in &self.slots {
-            slot.gfn.set(NO_GFN);
-            slot.mask.set(u64::MAX);
+        for slot in self.large.iter().chain(&self.small) {
+            slot.first.set(EMPTY);
         }
         self.seq.set(seq);
     }
+
+    #[inline(always)]
+    const fn large(&self, gfn: Gfn) -> &Slot {
+        &self.large[(gfn.0 >> 9) as usize % LARGE]
+    }
+
+    #[inline(always)]
+    const fn small(&self, gfn: Gfn) -> &Slot {
+        &self.small[gfn.0 as usize % SMALL]
+    }
+
+    /// The leaf that `gfn` lies in, if it is here.
+    #[inline(always)]
+    fn find(&self, gfn: Gfn) -> Option<RamLeaf> {
+        let slot = self.large(gfn);
+        let first = slot.first.get();
+        let mask = u64::MAX << (first & ORDER);
+        if (first ^ gfn.0) & mask == 0 {
+            let delta = slot.delta.get();
+            return Some(RamLeaf { mask, delta });
+        }
+        let slot = self.small(gfn);
+        (slot.first.get() == gfn.0).then(|| RamLeaf {
+            mask: u64::MAX,
+            delta: slot.delta.get(),
+        })
+    }
+
+    fn remember(&self, gfn: Gfn, leaf: RamLeaf) {
+        let order = u64::from(leaf.mask.trailing_zeros());
+        let slot = if order == 0 {
+            self.small(gfn)
+        } else {
+            self.large(gfn)
+        };
+        slot.first.set(gfn.0 & leaf.mask | order);
+        slot.delta.set(leaf.delta);
+    }
 }
+
+/// The bits of [`Slot::first`] that hold the order: 9 or 18.
+const ORDER: u64 = 31;
 
 impl Default for LeafCache {
     fn default() -> Self {
@@ -197,18 +234,12 @@ impl<F: EntryFormat> P2m<F> {
         if cache.seq.get() != seq {
             cache.restart(seq);
         }
-        let slot = cache.slot(gfn);
-        if (slot.gfn.get() ^ gfn.0) & slot.mask.get() == 0 {
-            return RamLeaf {
-                mask: slot.mask.get(),
-                delta: slot.delta.get(),
-            };
+        if let Some(leaf) = cache.find(gfn) {
+            return leaf;
         }
         let leaf = self.find_leaf(mem, seq, gfn);
         if leaf.mask != 0 {
-            slot.gfn.set(gfn.0);
-            slot.mask.set(leaf.mask);
-            slot.delta.set(leaf.delta);
+            cache.remember(gfn, leaf);
         }
         leaf
     }
@@ -431,4 +462,39 @@ fn delta<F: EntryFormat>(e: u64, gfn: Gfn, mask: u64) -> u64 {
 #[inline]
 pub(super) const fn slot(table: Mfn, gfn: Gfn, level: u8) -> Maddr {
     Maddr(table.maddr().0 | ((gfn.0 >> (9 * level)) & 511) << 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_finds_what_it_was_told_of_and_nothing_else() {
+        const FIRST: u64 = 5 << 18;
+        for order in [0, 9, 18] {
+            let cache = LeafCache::new();
+            let leaf = RamLeaf {
+                mask: u64::MAX << order,
+                delta: 0x7000 | P2mType::RamRw as u64,
+            };
+            let gfns = [0, 1, 7, 8, 511, 512, 8192, 0x3_ffff, 0x4_0000].map(|at| FIRST + at);
+            assert!(gfns.iter().all(|&gfn| cache.find(Gfn(gfn)).is_none()));
+            for told in gfns {
+                cache.restart(2);
+                cache.remember(Gfn(told), leaf);
+                let found = cache.find(Gfn(told)).expect("told of");
+                assert_eq!((found.mask, found.delta), (leaf.mask, leaf.delta));
+                for gfn in gfns {
+                    let is_in = gfn >> order == told >> order;
+                    assert!(
+                        is_in || cache.find(Gfn(gfn)).is_none(),
+                        "{told:#x} {gfn:#x}"
+                    );
+                    // Of a leaf of 1 GiB each 2 MiB are told of by themselves.
+                    let is_near = gfn >> 9 == told >> 9;
+                    assert!(!is_in || !is_near || cache.find(Gfn(gfn)).is_some());
+                }
+            }
+        }
+    }
 }
