@@ -180,7 +180,9 @@ pub(crate) fn figures(layout: &Layout) -> Result<()> {
     let said = dom0.run(&format!("agent blocks {} /dev/vda", number::BLOCKS_DOM0))?;
     let mut rates = vec![("dom0", said)];
     rates.push(("guest", linux_guest(&mut dom0, &file)?));
-    // Between the rests beside guests: what the boot has left to do is done by then.
+    // Between the rests beside guests: what the boot has left to do is done by then, and what the
+    // guest before has.
+    dom0.run("sleep 10")?;
     dom0.run(&format!("agent rest {} {REST}", number::REST_ALONE))?;
     bare_guest(&mut dom0)?;
     let marks = Marks::read(&file)?;
