@@ -102,6 +102,15 @@ struct Slot {
     delta: Cell<u64>,
 }
 
+impl Slot {
+    const fn empty() -> Self {
+        Self {
+            first: Cell::new(EMPTY),
+            delta: Cell::new(0),
+        }
+    }
+}
+
 /// No gfn has these high bits.
 const EMPTY: u64 = u64::MAX;
 
@@ -109,14 +118,10 @@ impl LeafCache {
     /// An empty one.
     #[must_use]
     pub const fn new() -> Self {
-        const SLOT: Slot = Slot {
-            first: Cell::new(EMPTY),
-            delta: Cell::new(0),
-        };
         Self {
             seq: Cell::new(u64::MAX),
-            large: [const { SLOT }; LARGE],
-            small: [const { SLOT }; SMALL],
+            large: [const { Slot::empty() }; LARGE],
+            small: [const { Slot::empty() }; SMALL],
         }
     }
 
