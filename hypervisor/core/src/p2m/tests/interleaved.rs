@@ -2,13 +2,13 @@
 
 use malice::Rng;
 
-use super::{AllocArgs, DomId, FrameInfo, FrameMem, FrameTable, Gfn, Maddr, Mfn, OWNER};
+use super::{AllocArgs, DomId, FrameInfo, FrameMem, FrameTable, Gfn, Mfn, OWNER};
 use crate::p2m::{Leaf, LeafLimit, Npt, P2m, P2mError, P2mType, Retype};
 use crate::testing::FakeMem;
 use crate::testing::interleave::{explore, together};
 
 /// Schedules of each scene in the ordinary tests.
-const SCHEDULES: u64 = 4000;
+const SCHEDULES: u64 = 1500;
 const FRAMES: u64 = 32;
 /// Whoever gets frames that the tree let go.
 const OTHER: DomId = DomId(6);
@@ -149,14 +149,18 @@ impl Scene {
 
     /// Another domain takes frames and fills them with what looks like entries.
     fn scribble(&self) {
-        for _ in 0..2 {
-            let frame = self.frames.alloc(&self.mem, OTHER, AllocArgs::order(0));
-            let Ok(frame) = frame else { continue };
-            for word in 0..=PAGES {
-                // A table far beyond the memory, at any level but the last.
-                let entry = ((1 << 52) - 1) & !(1 << 7);
-                self.mem.store64(Maddr(frame.maddr().0 + 8 * word), entry);
-            }
+        let frames: Vec<_> = (0..3)
+            .filter_map(|_| {
+                let frame = self.frames.alloc(&self.mem, OTHER, AllocArgs::order(0));
+                frame.ok()
+            })
+            .collect();
+        for frame in &frames {
+            // Tables far beyond the memory, at any level but the last.
+            let entry = ((1 << 52) - 1) & !(1 << 7);
+            self.mem.store64(frame.maddr(), entry);
+        }
+        for frame in frames {
             assert!(self.frames.put_alloc(frame, OTHER));
         }
     }
@@ -178,9 +182,50 @@ fn a_reader_gets_what_was_mapped() {
     });
 }
 
+// The shorter a scene, the more often is it interrupted where it matters.
+
+#[test]
+fn a_frame_that_left_is_not_read() {
+    explore(2 * SCHEDULES, |seed| {
+        let s = Scene::new();
+        let gfn = Gfn(0);
+        together([
+            Box::new(|| {
+                s.replace(0);
+                s.replace(1);
+            }) as Task<'_>,
+            Box::new(|| {
+                let word = if seed.is_multiple_of(2) {
+                    let load = |at| s.mem.load64(at);
+                    s.p2m.read(&s.mem, |r| r.with_ram(gfn.gpa(), load))
+                } else {
+                    let page = s.p2m.get_page(&s.mem, &s.frames, gfn);
+                    page.map(|(_, held)| s.mem.load64(held.mfn().maddr()))
+                };
+                assert_eq!(word, Some(0), "read from a frame that had left");
+            }),
+        ]);
+    });
+}
+
+#[test]
+fn a_table_that_left_is_not_walked() {
+    explore(1000, |_| {
+        let s = Scene::new();
+        together([
+            Box::new(|| s.alternate(true)) as Task<'_>,
+            Box::new(|| s.scribble()),
+            Box::new(|| {
+                let seen = s.p2m.lookup(&s.mem, Gfn(LARGE));
+                assert!(seen.is_none_or(|m| (m.mfn, m.t) == (DEVICE.mfn, DEVICE.t)));
+            }),
+        ]);
+    });
+}
+
 #[test]
 fn writers_take_turns() {
-    explore(SCHEDULES / 4, |seed| {
+    explore(SCHEDULES / 3, |seed| {
         let s = Scene::new();
         let rng = |task| Rng::of_vcpu(seed, task);
         together([
