@@ -16,14 +16,18 @@
 //! Missing: `live-update` (not needed, see above), soft quotas, memory quotas.
 #![forbid(unsafe_code)]
 
+pub mod children;
 mod control;
 pub mod journal;
 pub mod quota;
 mod request;
 pub mod ring;
+#[cfg(test)]
+mod scale_tests;
 pub mod server;
 pub mod state;
 pub mod transaction;
 pub mod tree;
+mod work;
 
 pub use request::is_only_reading;

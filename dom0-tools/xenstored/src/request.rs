@@ -11,6 +11,7 @@ use xenstore::{Access, Permission, StoreError};
 use crate::state::{ConnId, Host, RELEASE_DOMAIN, State};
 use crate::transaction::{Aspect, Step, Transaction};
 use crate::tree::{Change, Node};
+use crate::work;
 
 type Reply = Result<Vec<u8>, StoreError>;
 
@@ -152,8 +153,7 @@ impl State {
                 if !self.domains.contains_key(&target) {
                     return Err(StoreError::ENOENT);
                 }
-                let conn = self.conns.get_mut(&conn).ok_or(StoreError::EIO)?;
-                conn.target = Some(target);
+                self.set_target(conn, Some(target));
             }
             _ => return self.control(&list),
         }
@@ -231,7 +231,8 @@ impl State {
         let path = self.node_path(id, one(payload)?)?;
         let node = self.look_up(id, tx, &path, Access::Read)?;
         self.see_children(id, tx, &path);
-        let names: Vec<&str> = node.children.keys().map(AsRef::as_ref).collect();
+        let names: Vec<&str> = node.children.keys().collect();
+        work::count(names.len());
         Ok(join(&names))
     }
 
@@ -247,6 +248,7 @@ impl State {
         let mut reply = join(&[node.children_generation.to_string()]);
         let mut at = 0;
         for name in node.children.keys() {
+            work::count(1);
             let end = at + name.len() + 1;
             if at >= offset {
                 // Room for the name, its zero byte, and the one that ends the last part.

@@ -16,6 +16,7 @@ use xenstore::{Access, Permission, StoreError};
 use crate::quota::Quotas;
 use crate::transaction::{Step, Transaction};
 use crate::tree::{Change, Generation, Node, Tree};
+use crate::work;
 
 /// Number of a connection; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,6 +162,8 @@ pub struct State {
     pub log: Vec<String>,
     /// Connections that got something to send since somebody last took this set.
     pub dirty: BTreeSet<ConnId>,
+    /// Connections by their target.
+    helpers: BTreeSet<(DomId, ConnId)>,
     next_conn: u64,
 }
 
@@ -188,6 +191,7 @@ impl State {
             quotas: Quotas::default(),
             log: Vec::new(),
             dirty: BTreeSet::new(),
+            helpers: BTreeSet::new(),
             next_conn: 1,
         };
         state.tree.apply("/tool/xenstored", &Change::Make, None, 1);
@@ -201,6 +205,7 @@ impl State {
     }
 
     fn new_conn(&mut self, id: ConnId, conn: Conn) {
+        self.helpers.extend(conn.target.map(|target| (target, id)));
         self.conns.insert(id, conn);
         self.next_conn = self.next_conn.max(id.0.saturating_add(1));
     }
@@ -221,6 +226,7 @@ impl State {
     /// Is a transaction open that a snapshot would lose?
     #[must_use]
     pub fn has_transactions(&self) -> bool {
+        work::count(self.conns.len());
         let mut open = self.conns.values().flat_map(|c| c.transactions.values());
         open.any(|transaction| !transaction.is_lost())
     }
@@ -298,8 +304,21 @@ impl State {
         }
     }
 
+    /// Gives a connection another domain's rights, or takes them from it.
+    pub(crate) fn set_target(&mut self, id: ConnId, target: Option<DomId>) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut conn.target, target);
+        if let Some(before) = before {
+            self.helpers.remove(&(before, id));
+        }
+        self.helpers.extend(target.map(|target| (target, id)));
+    }
+
     fn close(&mut self, id: ConnId) {
         self.reset(id);
+        self.set_target(id, None);
         self.conns.remove(&id);
     }
 
@@ -367,10 +386,11 @@ impl State {
         self.close(known.conn);
         let generation = self.tick();
         self.released.insert(domain, generation);
-        for conn in self.conns.values_mut() {
-            if conn.target == Some(domain) {
-                conn.target = None;
-            }
+        let helpers = (domain, ConnId(0))..=(domain, ConnId(u64::MAX));
+        let helpers: Vec<_> = self.helpers.range(helpers).copied().collect();
+        for (_, helper) in helpers {
+            work::count(1);
+            self.set_target(helper, None);
         }
         true
     }
@@ -441,9 +461,11 @@ impl State {
 
     /// Fires the watches of `watched` (an exact path) for a change of `path`.
     fn fire_at(&mut self, watched: &str, path: &str, is_permitted: impl Fn(&Self, &Conn) -> bool) {
+        work::count(1);
         let Some(set) = self.watchers.get(watched) else {
             return;
         };
+        work::count(set.len());
         let may = |(id, ..): &&(ConnId, String, String)| {
             self.conns
                 .get(id)

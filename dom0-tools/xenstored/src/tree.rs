@@ -2,7 +2,7 @@
 //!
 //! A change copies the nodes on the way from the root to it, and only those that a clone (an
 //! open transaction) still shares; without one, it happens in place.  A copied node copies
-//! the list of its children, not the children.
+//! the list of the pieces that its children are in, and the piece that changes.
 //!
 //! Every change gets a new generation number. A node keeps three: of its value and existence, of
 //! its permissions, of the list of its children.  So two transactions that make different
@@ -16,6 +16,9 @@ use xen_abi::DomId;
 use xenstore::path::components;
 use xenstore::{Access, Permission};
 
+use crate::children::Children;
+use crate::work;
+
 /// Number of a change.
 pub type Generation = u64;
 
@@ -27,7 +30,7 @@ pub struct Node {
     /// Never empty.
     pub permissions: Arc<[Permission]>,
     /// By name.
-    pub children: BTreeMap<Arc<str>, Arc<Node>>,
+    pub children: Children,
     /// When it was made, or its value last written.
     pub generation: Generation,
     /// When its permissions were last set.
@@ -43,7 +46,7 @@ impl Node {
         Self {
             value: value.into(),
             permissions,
-            children: BTreeMap::new(),
+            children: Children::default(),
             generation,
             permissions_generation: generation,
             children_generation: generation,
@@ -103,7 +106,10 @@ impl Tree {
     /// The node at an absolute path.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<&Arc<Node>> {
-        components(path).try_fold(&self.root, |node, name| node.children.get(name))
+        components(path).try_fold(&self.root, |node, name| {
+            work::count(1);
+            node.children.get(name)
+        })
     }
 
     /// The node, or else the nearest above it that exists.
@@ -195,9 +201,9 @@ impl Tree {
             Change::Permissions(permissions) => {
                 let mut node = &mut self.root;
                 for name in components(path) {
-                    node = Arc::make_mut(node).children.get_mut(name)?;
+                    node = own(node).children.get_mut(name)?;
                 }
-                let node = Arc::make_mut(node);
+                let node = own(node);
                 let before = node.owner();
                 node.permissions = Arc::clone(permissions);
                 node.permissions_generation = generation;
@@ -211,9 +217,9 @@ impl Tree {
                 let (parent, name) = path.rsplit_once('/')?;
                 let mut node = &mut self.root;
                 for name in components(parent) {
-                    node = Arc::make_mut(node).children.get_mut(name)?;
+                    node = own(node).children.get_mut(name)?;
                 }
-                let parent = Arc::make_mut(node);
+                let parent = own(node);
                 let removed = parent.children.remove(name)?;
                 parent.children_generation = generation;
                 self.uncount(&removed);
@@ -223,6 +229,7 @@ impl Tree {
     }
 
     fn uncount(&mut self, node: &Node) {
+        work::count(1);
         self.count(node.owner(), -1);
         for child in node.children.values() {
             self.uncount(child);
@@ -246,9 +253,7 @@ impl Tree {
                 None => return,
             }
         }
-        Arc::make_mut(above)
-            .children
-            .insert(name.into(), Arc::new(node));
+        Arc::make_mut(above).children.insert(name, Arc::new(node));
         self.count(owner, 1);
     }
 }
@@ -257,6 +262,13 @@ impl Default for Tree {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// A node to be changed: a copy, if somebody else sees it too.
+fn own(node: &mut Arc<Node>) -> &mut Node {
+    let is_shared = Arc::strong_count(node) > 1;
+    work::count(1 + if is_shared { node.children.pieces() } else { 0 });
+    Arc::make_mut(node)
 }
 
 struct Made<'a> {
@@ -272,22 +284,22 @@ fn make<'a>(
     generation: Generation,
 ) -> Made<'a> {
     let mut made = Vec::new();
-    let mut node = Arc::make_mut(root);
+    let mut node = own(root);
     for name in components(path) {
-        if !node.children.contains_key(name) {
+        if node.children.get(name).is_none() {
             node.children_generation = generation;
-        }
-        let permissions = &node.permissions;
-        let child = node.children.entry(name.into()).or_insert_with(|| {
-            let mut permissions = permissions.to_vec();
+            let mut permissions = node.permissions.to_vec();
             if let (Some(owner), Some(first)) = (owner, permissions.first_mut()) {
                 first.domain = owner;
             }
             let child = Node::new(&[], permissions.into(), generation);
             made.push(child.owner());
-            Arc::new(child)
-        });
-        node = Arc::make_mut(child);
+            node.children.insert(name, Arc::new(child));
+        }
+        let Some(child) = node.children.get_mut(name) else {
+            unreachable!("it has just been made");
+        };
+        node = own(child);
     }
     Made { node, made }
 }

@@ -69,11 +69,11 @@ impl Host for Recorder<'_> {
 pub fn snapshot(state: &State, boot: &str) -> Vec<u8> {
     fn nodes(path: &str, node: &Node, out: &mut Vec<u8>) {
         let bare = Node {
-            children: std::collections::BTreeMap::new(),
+            children: crate::children::Children::default(),
             ..node.clone()
         };
         Record::Node(path.to_owned(), bare).encode(out);
-        for (name, child) in &node.children {
+        for (name, child) in node.children.iter() {
             let parent = if path == "/" { "" } else { path };
             nodes(&format!("{parent}/{name}"), child, out);
         }

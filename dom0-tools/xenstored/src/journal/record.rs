@@ -346,7 +346,7 @@ impl<'a> Reader<'a> {
                 let node = Node {
                     value,
                     permissions: (!permissions.is_empty()).then(|| permissions.into())?,
-                    children: std::collections::BTreeMap::new(),
+                    children: crate::children::Children::default(),
                     generation: self.u64()?,
                     permissions_generation: self.u64()?,
                     children_generation: self.u64()?,

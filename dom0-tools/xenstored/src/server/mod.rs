@@ -295,8 +295,7 @@ impl Server {
                 has_died = true;
                 continue;
             }
-            let of = |(_, connection): &(&DomId, &Connection)| connection.port == port;
-            ready.extend(self.world.rings.iter().find(of).map(|(domain, _)| *domain));
+            ready.extend(self.world.domain_at(port));
         }
         self.serve_rings(ready);
         if has_died {

@@ -73,6 +73,8 @@ pub struct World {
     gntdev: Option<Gntdev>,
     /// Rings by domain.
     pub rings: BTreeMap<DomId, Connection>,
+    /// Whose ring has which port.
+    ports: BTreeMap<EvtchnPort, DomId>,
     /// Tells that a domain has shut down or died.
     pub virq: Option<EvtchnPort>,
 }
@@ -99,6 +101,7 @@ impl World {
             evtchn,
             gntdev,
             rings: BTreeMap::new(),
+            ports: BTreeMap::new(),
             virq,
         }
     }
@@ -111,6 +114,7 @@ impl World {
             evtchn: None,
             gntdev: None,
             rings: BTreeMap::new(),
+            ports: BTreeMap::new(),
             virq: None,
         }
     }
@@ -119,6 +123,12 @@ impl World {
     #[must_use]
     pub fn domains(&self) -> Option<&dyn Domains> {
         self.xen.as_ref().map(|xen| xen as &dyn Domains)
+    }
+
+    /// Whose ring an event is for.
+    #[must_use]
+    pub fn domain_at(&self, port: EvtchnPort) -> Option<DomId> {
+        self.ports.get(&port).copied()
     }
 
     /// Raises the domain's event channel.
@@ -131,7 +141,11 @@ impl World {
 
     /// Lets go of a ring.
     pub fn disconnect(&mut self, domain: DomId) {
-        if let (Some(connection), Some(evtchn)) = (self.rings.remove(&domain), &self.evtchn) {
+        let Some(connection) = self.rings.remove(&domain) else {
+            return;
+        };
+        self.ports.remove(&connection.port);
+        if let Some(evtchn) = &self.evtchn {
             // It fails only for a port that is not ours.
             let _ = evtchn.unbind(connection.port);
         }
@@ -172,6 +186,7 @@ impl Host for World {
         let start = ring.start();
         ring.announce();
         self.rings.insert(domain, Connection { ring, port });
+        self.ports.insert(port, domain);
         self.notify(domain);
         Ok(start)
     }
