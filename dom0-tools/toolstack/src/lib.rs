@@ -34,6 +34,8 @@ pub mod lifecycle;
 pub mod linux;
 mod netlink;
 pub mod records;
+#[cfg(test)]
+mod scale_tests;
 mod store;
 #[cfg(test)]
 mod testing;

@@ -252,6 +252,8 @@ pub(crate) struct FakeStore {
     pub(crate) introduced: BTreeSet<u16>,
     /// The hypervisor's.
     domains: Rc<RefCell<BTreeMap<u16, FakeDomain>>>,
+    /// Values and lists asked for, which never fail.
+    pub(crate) reads: u32,
     pub(crate) fuse: Fuse,
 }
 
@@ -269,12 +271,15 @@ impl FakeStore {
 
 impl Store for FakeStore {
     fn read(&mut self, path: &str) -> xenstore::Result<Option<String>> {
+        self.reads += 1;
         let below = format!("{path}/");
-        let is_folder = self.nodes.keys().any(|key| key.starts_with(&below));
+        let mut from = self.nodes.range(below.clone()..);
+        let is_folder = from.next().is_some_and(|(key, _)| key.starts_with(&below));
         let value = self.nodes.get(path).cloned();
         Ok(value.or_else(|| is_folder.then(String::new)))
     }
     fn list(&mut self, path: &str) -> xenstore::Result<Vec<String>> {
+        self.reads += 1;
         let below = format!("{path}/");
         let names = self.nodes.keys().filter_map(|key| key.strip_prefix(&below));
         let names: BTreeSet<&str> = names.filter_map(|name| name.split('/').next()).collect();

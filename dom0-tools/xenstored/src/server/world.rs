@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use xen_abi::grant_table::GNTTAB_RESERVED_XENSTORE;
 use xen_abi::xen::VIRQ_DOM_EXC;
 use xen_abi::{DomId, EvtchnPort, Gfn, GrantRef, Virq};
-use xencall::{Evtchn, Gntdev, RingPage, Xen, XenbusBackend};
+use xencall::{DomainInfo, Evtchn, Gntdev, RingPage, Xen, XenbusBackend};
 use xenstore::StoreError;
 
 use crate::ring::Ring;
@@ -35,26 +35,44 @@ pub enum Status {
 pub trait Domains {
     /// How a domain is.
     fn status(&self, domain: DomId) -> Status;
+    /// How all are that there are; `None` when it cannot be said.
+    fn all(&self) -> Option<BTreeMap<DomId, Status>>;
+}
+
+fn status_of(info: &DomainInfo) -> Status {
+    if info.is_dying() {
+        Status::Gone
+    } else if info.is_shutdown() {
+        Status::ShutDown
+    } else {
+        Status::Alive
+    }
 }
 
 impl Domains for Xen {
     fn status(&self, domain: DomId) -> Status {
         match self.domain_info(domain) {
-            Ok(info) if info.is_dying() => Status::Gone,
-            Ok(info) if info.is_shutdown() => Status::ShutDown,
-            Ok(_) => Status::Alive,
+            Ok(info) => status_of(&info),
             Err(error) if error.is_no_such_domain() => Status::Gone,
             // It cannot be said; nothing is taken from anybody then.
             Err(_) => Status::Alive,
         }
+    }
+
+    fn all(&self) -> Option<BTreeMap<DomId, Status>> {
+        let all = self.domains().ok()?;
+        let of = |info: &DomainInfo| (info.domain(), status_of(info));
+        Some(all.iter().map(of).collect())
     }
 }
 
 /// What has happened to the domains that the state knows; `None` when nothing has.
 pub fn changes(state: &State, domains: &dyn Domains) -> Option<Input> {
     let (mut shut_down, mut gone) = (Vec::new(), Vec::new());
+    // In one question: when many domains end, each end is asked about.
+    let all = domains.all()?;
     for (domain, known) in &state.domains {
-        match domains.status(*domain) {
+        match all.get(domain).copied().unwrap_or(Status::Gone) {
             Status::ShutDown if !known.is_shut_down => shut_down.push(*domain),
             Status::Gone => gone.push(*domain),
             Status::Alive | Status::ShutDown => {}
@@ -200,11 +218,11 @@ mod tests {
 
     impl Domains for Fixed {
         fn status(&self, domain: DomId) -> Status {
-            match domain.0 {
-                1 => Status::Alive,
-                2 => Status::ShutDown,
-                _ => Status::Gone,
-            }
+            let all = self.all().unwrap_or_default();
+            all.get(&domain).copied().unwrap_or(Status::Gone)
+        }
+        fn all(&self) -> Option<BTreeMap<DomId, Status>> {
+            Some([(DomId(1), Status::Alive), (DomId(2), Status::ShutDown)].into())
         }
     }
 
