@@ -39,9 +39,10 @@ enum Ask {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Ask(usize, bool, Ask),
-    Start(usize),
-    End(usize, bool),
+    /// In one of the client's transactions, if that is open.
+    Ask(usize, Option<usize>, Ask),
+    Start(usize, usize),
+    End(usize, usize, bool),
     Watch(usize, usize),
     Unwatch(usize, usize),
 }
@@ -309,9 +310,9 @@ fn asks() -> impl Strategy<Value = Ask> {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let who = 0..DOMAINS;
     let step = prop_oneof![
-        12 => (who.clone(), any::<bool>(), asks()).prop_map(|(w, t, a)| Step::Ask(w, t, a)),
-        2 => who.clone().prop_map(Step::Start),
-        2 => (who.clone(), any::<bool>()).prop_map(|(w, c)| Step::End(w, c)),
+        12 => (who.clone(), prop::option::of(0..2usize), asks()).prop_map(|(w, t, a)| Step::Ask(w, t, a)),
+        2 => (who.clone(), 0..2usize).prop_map(|(w, t)| Step::Start(w, t)),
+        2 => (who.clone(), 0..2usize, any::<bool>()).prop_map(|(w, t, c)| Step::End(w, t, c)),
         2 => (who.clone(), 0..PATHS.len()).prop_map(|(w, p)| Step::Watch(w, p)),
         1 => (who, 0..PATHS.len()).prop_map(|(w, p)| Step::Unwatch(w, p)),
     ];
@@ -330,7 +331,8 @@ struct World {
     map: Map,
     /// Counts changes of the map.
     version: u64,
-    open: BTreeMap<usize, Open>,
+    /// By client, and which of its two.
+    open: BTreeMap<(usize, usize), Open>,
     watches: BTreeMap<usize, Vec<usize>>,
 }
 
@@ -376,9 +378,9 @@ impl World {
 
     fn step(&mut self, step: &Step) {
         match step {
-            Step::Ask(who, is_in_tx, ask) => {
+            Step::Ask(who, which, ask) => {
                 let domain = DomId(*who as u16);
-                let open = self.open.get_mut(who).filter(|_| *is_in_tx);
+                let open = which.and_then(|which| self.open.get_mut(&(*who, which)));
                 let tx = open.as_ref().map_or(0, |open| open.tx);
                 let (answer, events) = self.daemon.ask(*who, &message(tx, ask));
                 if let Some(open) = open {
@@ -396,8 +398,8 @@ impl World {
                 self.version += u64::from(is_change && answer.is_ok());
                 self.check_events(&before, events, *who);
             }
-            Step::Start(who) => {
-                if self.open.contains_key(who) {
+            Step::Start(who, which) => {
+                if self.open.contains_key(&(*who, *which)) {
                     return;
                 }
                 let message = to(Kind::TRANSACTION_START, 0, b"\0".to_vec());
@@ -410,7 +412,7 @@ impl World {
                 let began_at = self.version;
                 let asked = Vec::new();
                 self.open.insert(
-                    *who,
+                    (*who, *which),
                     Open {
                         tx,
                         asked,
@@ -418,8 +420,8 @@ impl World {
                     },
                 );
             }
-            Step::End(who, is_commit) => {
-                let Some(open) = self.open.remove(who) else {
+            Step::End(who, which, is_commit) => {
+                let Some(open) = self.open.remove(&(*who, *which)) else {
                     return;
                 };
                 let word: &[u8] = if *is_commit { b"T\0" } else { b"F\0" };
