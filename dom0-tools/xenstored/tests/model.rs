@@ -294,8 +294,9 @@ fn event(message: &Message) -> (String, String) {
     (text(0), text(1))
 }
 
-fn asks() -> impl Strategy<Value = Ask> {
-    let path = 0..PATHS.len();
+/// Requests about the first so many paths.
+fn asks(paths: usize) -> impl Strategy<Value = Ask> {
+    let path = 0..paths;
     prop_oneof![
         3 => path.clone().prop_map(Ask::Read),
         5 => (path.clone(), any::<u8>()).prop_map(|(p, v)| Ask::Write(p, v)),
@@ -310,13 +311,26 @@ fn asks() -> impl Strategy<Value = Ask> {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let who = 0..DOMAINS;
     let step = prop_oneof![
-        12 => (who.clone(), prop::option::of(0..2usize), asks()).prop_map(|(w, t, a)| Step::Ask(w, t, a)),
+        12 => (who.clone(), prop::option::of(0..2usize), asks(PATHS.len())).prop_map(|(w, t, a)| Step::Ask(w, t, a)),
         2 => (who.clone(), 0..2usize).prop_map(|(w, t)| Step::Start(w, t)),
         2 => (who.clone(), 0..2usize, any::<bool>()).prop_map(|(w, t, c)| Step::End(w, t, c)),
         2 => (who.clone(), 0..PATHS.len()).prop_map(|(w, p)| Step::Watch(w, p)),
         1 => (who, 0..PATHS.len()).prop_map(|(w, p)| Step::Unwatch(w, p)),
     ];
     prop::collection::vec(step, 1..60)
+}
+
+/// Transactions of all clients, open at the same time and about the same few nodes.
+fn crowd() -> impl Strategy<Value = Vec<Step>> {
+    let who = 0..DOMAINS;
+    let ask = (who.clone(), prop::option::weighted(0.8, Just(0)), asks(4));
+    let ask = ask.prop_map(|(w, t, a)| Step::Ask(w, t, a));
+    let ends = Just((0..DOMAINS).collect::<Vec<_>>()).prop_shuffle();
+    (prop::collection::vec(ask, 2..14), ends).prop_map(|(asks, ends)| {
+        let starts = (0..DOMAINS).map(|w| Step::Start(w, 0));
+        let ends = ends.into_iter().map(|w| Step::End(w, 0, true));
+        starts.chain(asks).chain(ends).collect()
+    })
 }
 
 /// What the model keeps of a transaction.
@@ -337,6 +351,26 @@ struct World {
 }
 
 impl World {
+    fn new() -> Self {
+        let mut map = Map::new();
+        let dom0 = vec![Permission::new(DomId(0), Access::None)];
+        for path in ["/", "/tool", "/tool/xenstored"] {
+            let entry = Entry {
+                value: Vec::new(),
+                permissions: dom0.clone(),
+            };
+            map.insert(path.to_owned(), entry);
+        }
+        map.get_mut("/").unwrap().permissions = permissions(0, 3);
+        Self {
+            daemon: Daemon::new(),
+            map,
+            version: 0,
+            open: BTreeMap::new(),
+            watches: BTreeMap::new(),
+        }
+    }
+
     /// dom0's watches see all changes: every changed path fires those on and above it.
     fn check_events(&mut self, before: &Map, own: Vec<(String, String)>, who: usize) {
         let mut got: Vec<_> = own;
@@ -471,20 +505,7 @@ proptest! {
 
     #[test]
     fn the_daemon_does_what_the_model_does(steps in steps()) {
-        let mut map = Map::new();
-        let dom0 = vec![Permission::new(DomId(0), Access::None)];
-        for path in ["/", "/tool", "/tool/xenstored"] {
-            let entry = Entry { value: Vec::new(), permissions: dom0.clone() };
-            map.insert(path.to_owned(), entry);
-        }
-        map.get_mut("/").unwrap().permissions = permissions(0, 3);
-        let mut world = World {
-            daemon: Daemon::new(),
-            map,
-            version: 0,
-            open: BTreeMap::new(),
-            watches: BTreeMap::new(),
-        };
+        let mut world = World::new();
         for step in &steps {
             world.step(step);
         }
@@ -515,6 +536,18 @@ proptest! {
         let cut = journal.len() - 1;
         prop_assert!(replay(&journal[..cut], "boot").unwrap().1 <= cut);
         prop_assert!(replay(&journal, "another boot").is_none());
+    }
+
+    #[test]
+    fn transactions_that_are_open_together_have_an_order(
+        crowds in prop::collection::vec(crowd(), 1..12),
+    ) {
+        let mut world = World::new();
+        for step in crowds.iter().flatten() {
+            world.step(step);
+        }
+        let state = world.daemon.state;
+        prop_assert_eq!(&state.tree.recount(), state.tree.counts());
     }
 
     #[test]
