@@ -2,13 +2,14 @@
 
 /// Reads a stream from its last byte to its first, high bits first.
 ///
-/// `bits` holds the next bits at its top, and possibly more of the stream below
-/// them. Reading past the start yields zeros and shows in [`Reverse::left`].
+/// `bits` holds the next bits at its top, zeros below them. Reading past the start yields zeros
+/// and shows in [`Reverse::left`].
 pub(super) struct Reverse<'a> {
-    /// What is not yet in `bits`.
+    /// Up to the last byte of which anything is left.
     src: &'a [u8],
+    /// The last eight bytes of `src`, without the bits that were taken.
     bits: u64,
-    /// 63 less the number of bits that can be read.
+    /// How many were.
     used: u32,
     /// Bytes taken past the start.
     beyond: usize,
@@ -22,7 +23,7 @@ impl<'a> Reverse<'a> {
         let mut this = Self {
             src,
             bits: 0,
-            used: 63,
+            used: 0,
             beyond: 0,
         };
         this.refill();
@@ -30,27 +31,25 @@ impl<'a> Reverse<'a> {
         Some(this)
     }
 
-    /// Makes at least 56 bits available.
+    /// Makes at least 57 bits available.
     #[inline(always)]
     pub(super) fn refill(&mut self) {
-        // Never above 63; the mask says so to the compiler.
-        let bytes = (self.used >> 3) as usize & 7;
-        let word = match self.src.last_chunk() {
-            Some(&chunk) => {
-                self.src = &self.src[..self.src.len() - bytes];
-                u64::from_le_bytes(chunk)
-            }
-            None => {
-                let word = last_bytes(self.src);
-                let left = self.src.len().saturating_sub(bytes);
-                self.beyond += bytes - (self.src.len() - left);
-                self.src = self.src.get(..left).unwrap_or(&[]);
-                word
-            }
+        // Less than this; the cast says so to the compiler.
+        const MOST: usize = 32;
+        let bytes = usize::from(self.used as u8 >> 3);
+        let word = if self.src.len() >= MOST + 8 {
+            self.src = &self.src[..self.src.len() - bytes];
+            self.src
+                .last_chunk()
+                .map_or(0, |&last| u64::from_le_bytes(last))
+        } else {
+            let (word, src, beyond) = near_start(self.src, bytes);
+            self.src = src;
+            self.beyond += beyond;
+            word
         };
-        // Bits that were there already are the same: OR does not change them.
-        self.bits |= word >> (!self.used & 63);
         self.used &= 7;
+        self.bits = word << self.used;
     }
 
     /// The top bits, for a table of 2^`N` entries.
@@ -73,12 +72,14 @@ impl<'a> Reverse<'a> {
         self.bits <<= count & 63;
     }
 
-    /// As [`Reverse::read`] of the low six bits of `count`, without keeping count.
+    /// As [`Reverse::read`] of the low six bits of `count`, but behind the bits of `high`, and
+    /// without keeping count. Together this is one instruction, a shift of two registers.
     #[inline(always)]
-    pub(super) fn read_uncounted(&mut self, count: u32) -> u64 {
+    pub(super) fn append_uncounted(&mut self, high: u64, count: u32) -> u64 {
+        let count = count & 63;
         // Two shifts, because the count may be 0.
-        let value = (self.bits >> 1) >> ((count ^ 63) & 63);
-        self.skip_uncounted(count);
+        let value = high << count | (self.bits >> 1) >> (count ^ 63);
+        self.bits <<= count;
         value
     }
 
@@ -88,30 +89,43 @@ impl<'a> Reverse<'a> {
         self.used = self.used.wrapping_add(count);
     }
 
+    /// Reads up to 63 bits, at most as many as there are, behind the bits of `high`.
+    #[inline(always)]
+    pub(super) fn append(&mut self, high: u64, count: u32) -> u64 {
+        let value = self.append_uncounted(high, count);
+        self.skipped(count);
+        value
+    }
+
     /// Reads up to 63 bits, at most as many as there are.
     #[inline(always)]
     pub(super) fn read(&mut self, count: u32) -> u64 {
-        let value = self.read_uncounted(count);
-        self.skipped(count);
-        value
+        self.append(0, count)
     }
 
     /// Bits that are left; negative when more were read than there are.
     pub(super) fn left(&self) -> isize {
         let bytes = self.src.len().cast_signed() - self.beyond.cast_signed();
-        bytes * 8 + 63 - self.used as isize
+        bytes * 8 - self.used as isize
     }
 }
 
-/// Fewer than eight bytes are left: they go to the top, zeros below.
-#[cold]
+/// Takes `bytes` off the end: the last eight of the others, at the top when they are fewer; the
+/// others; how many there were too few.
 #[inline(never)]
-fn last_bytes(src: &[u8]) -> u64 {
+fn near_start(src: &[u8], bytes: usize) -> (u64, &[u8], usize) {
+    let Some(left) = src.len().checked_sub(bytes) else {
+        return (0, &[], bytes - src.len());
+    };
+    let src = src.get(..left).unwrap_or(&[]);
+    if let Some(&last) = src.last_chunk() {
+        return (u64::from_le_bytes(last), src, 0);
+    }
     let mut word = [0; 8];
     for (to, &from) in word.iter_mut().rev().zip(src.iter().rev()) {
         *to = from;
     }
-    u64::from_le_bytes(word)
+    (u64::from_le_bytes(word), src, 0)
 }
 
 /// Reads a stream from its first byte, low bits first.

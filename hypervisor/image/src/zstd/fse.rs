@@ -82,14 +82,14 @@ impl Distribution {
         Some(())
     }
 
-    /// Calls `set(state, symbol, base of the next state, bits to add to it)` for every state.
-    pub(super) fn build(
-        &self,
-        mut set: impl FnMut(usize, u8, u16, u8) -> Option<()>,
-    ) -> Option<()> {
+    /// Calls `set(state, symbol, next state without its low bits, how many they are)` for every
+    /// state.
+    pub(super) fn build(&self, mut set: impl FnMut(usize, u8, u16, u8)) -> Option<()> {
+        const STATES: usize = 1 << MAX_LOG;
         let size = 1usize << self.log;
-        let mut cells = [0u8; 1 << MAX_LOG];
+        let mut cells = [0u8; STATES];
         let cells = cells.get_mut(..size)?;
+        // For each symbol the number of its next cell, counted from its count on.
         let mut next = [0u16; MAX_SYMBOLS];
         let mut high = size;
         let counts = || self.counts.iter().take(self.symbols).zip(0u8..=255);
@@ -115,12 +115,14 @@ impl Distribution {
             }
         }
         for (state, &symbol) in cells.iter().enumerate() {
-            let next = next.get_mut(usize::from(symbol))?;
+            let next = &mut next[usize::from(symbol)];
             let number = *next;
-            *next = number.checked_add(1)?;
-            let bits = self.log.checked_sub(number.checked_ilog2()?)?;
-            let base = (u32::from(number) << bits).checked_sub(size as u32)?;
-            set(state, symbol, base as u16, bits as u8)?;
+            // Every cell has a symbol that occurs, and the counts add up to the size: no number
+            // is 0, none reaches twice the size, and nothing wraps.
+            *next = number.wrapping_add(1);
+            let bits = self.log.wrapping_sub((u32::from(number) | 1).ilog2());
+            let high = number.wrapping_sub((size >> (bits & 15)) as u16);
+            set(state, symbol, high, bits as u8);
         }
         Some(())
     }

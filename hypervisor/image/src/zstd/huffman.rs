@@ -155,9 +155,11 @@ fn coded_weights(src: &[u8], weights: &mut [u8; 256]) -> Option<usize> {
     const MAX_LOG: u32 = 6;
     let (distribution, used) = Distribution::read(src, MAX_LOG, 12)?;
     let mut table = [(0u8, 0u16, 0u8); 1 << MAX_LOG];
-    distribution.build(|state, symbol, base, bits| {
-        *table.get_mut(state)? = (symbol, base, bits);
-        Some(())
+    distribution.build(|state, symbol, next, bits| {
+        // There are not more: the logarithm was checked.
+        if let Some(to) = table.get_mut(state) {
+            *to = (symbol, next, bits);
+        }
     })?;
     let mut bits = Reverse::new(src.get(used..)?)?;
     let mut states = [0; 2];
@@ -168,11 +170,11 @@ fn coded_weights(src: &[u8], weights: &mut [u8; 256]) -> Option<usize> {
     loop {
         for turn in 0..2 {
             bits.refill();
-            let &(symbol, base, width) = table.get(states[turn])?;
+            let &(symbol, next, width) = table.get(states[turn])?;
             // Room for the last one, which is not sent.
             *weights.get_mut(..255)?.get_mut(count)? = symbol;
             count += 1;
-            states[turn] = usize::from(base) + bits.read(width.into()) as usize;
+            states[turn] = bits.append(next.into(), width.into()) as usize;
             if bits.left() < 0 {
                 // The stream is over: the other state holds the last symbol.
                 let &(symbol, ..) = table.get(states[1 - turn])?;

@@ -4,8 +4,8 @@
 //! until dom0 runs, so instructions count. What makes this decoder quicker than
 //! general ones: the output is one slice of the final size, which also is the
 //! window, so nothing is copied twice; sequences are executed as they are
-//! decoded; short copies move 16 bytes whatever their length; the bit readers
-//! refill without branches.
+//! decoded; short copies move 16 bytes whatever their length; what a table says and the
+//! bits that follow are joined by one shift of two registers.
 //!
 //! Input is hostile: every access is checked, and work is bounded by the sizes of
 //! input and output. Checksums are verified. Dictionaries are not supported.

@@ -7,6 +7,8 @@ use crate::bytes::u16_at;
 use alloc::boxed::Box;
 
 const STATES: usize = 1 << MAX_LOG;
+/// Room for the codes of a table.
+const CODES: usize = 64;
 /// Copies longer than this are left to the machine's own routine.
 const LONG: usize = 128;
 const WORD: usize = 8;
@@ -14,32 +16,42 @@ const WORD: usize = 8;
 /// A state of a table: the value that it stands for and where it leads, in one word.
 ///
 /// From the low end: bits of the next state (8), extra bits (8), the next state without its
-/// bits (16), the value without its extra bits (32). Counts at the bottom serve
-/// as shift counts as they are, and the counts of several entries can be added at once.
+/// bits (10), the value without its extra bits (6). All values are multiples of two to their
+/// extra bits, and all next states of two to theirs, so that the bits are put behind what the
+/// entry has by one shift. Counts at the bottom serve as shift counts as they are, and the
+/// counts of several entries can be added at once.
 #[derive(Clone, Copy, Default)]
-struct Entry(u64);
+struct Entry(u32);
 
 impl Entry {
-    fn new(base: u32, extra_bits: u8, next: u16, next_bits: u8) -> Self {
-        let low = u16::from_le_bytes([next_bits, extra_bits]);
-        Self(u64::from(base) << 32 | u64::from(next) << 16 | u64::from(low))
+    /// What it says of the value, whose extra bits are 0 here.
+    const fn of_value(lowest: u32, extra_bits: u8) -> Self {
+        let value = lowest >> extra_bits;
+        assert!(value < 64 && value << extra_bits == lowest);
+        Self(value << 26 | (extra_bits as u32) << 8)
     }
-    #[inline(always)]
-    fn base(self) -> u32 {
-        (self.0 >> 32) as u32
+    /// And where it leads: a state without its bits, below 1024, and how many they are.
+    fn leading_to(self, next: u16, bits: u8) -> Self {
+        Self(self.0 | u32::from(next) << 16 | u32::from(bits))
     }
+    /// The value without its extra bits.
     #[inline(always)]
-    fn next(self) -> usize {
-        usize::from((self.0 >> 16) as u16)
+    fn value(self) -> u32 {
+        self.0 >> 26
     }
-    /// Both counts: those of the next state in the low byte, extra ones above.
+    /// The next state without its bits, and above it what does not count.
     #[inline(always)]
-    fn counts(self) -> u32 {
-        self.0 as u32 & 0xffff
+    fn next(self) -> u64 {
+        u64::from(self.0 >> 16)
+    }
+    /// In the lowest six bits: the bits of the next state.
+    #[inline(always)]
+    fn next_bits(self) -> u32 {
+        self.0
     }
     #[inline(always)]
     fn extra_bits(self) -> u32 {
-        self.counts() >> 8
+        u32::from((self.0 >> 8) as u8)
     }
 }
 
@@ -47,8 +59,8 @@ impl Entry {
 #[derive(Clone, Copy)]
 struct Kind {
     max_log: u32,
-    /// Base and extra bits of a code.
-    value: fn(u8) -> Option<(u32, u8)>,
+    /// What entries say of each code: their value and extra bits.
+    codes: &'static [Entry; CODES],
     max_symbols: usize,
     default_log: u32,
     default: &'static [i16],
@@ -56,36 +68,8 @@ struct Kind {
 
 const LITERAL_LENGTH: Kind = Kind {
     max_log: 9,
-    value: literal_length,
     max_symbols: 36,
-    default_log: 6,
-    default: &[
-        4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1,
-        1, 1, -1, -1, -1, -1,
-    ],
-};
-const OFFSET: Kind = Kind {
-    max_log: 8,
-    value: offset,
-    max_symbols: 32,
-    default_log: 5,
-    default: &[
-        1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1,
-    ],
-};
-const MATCH_LENGTH: Kind = Kind {
-    max_log: 9,
-    value: match_length,
-    max_symbols: 53,
-    default_log: 6,
-    default: &[
-        1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1,
-    ],
-};
-
-fn literal_length(code: u8) -> Option<(u32, u8)> {
-    const LONGER: [(u32, u8); 20] = [
+    codes: &lengths::<16, 20>([
         (16, 1),
         (18, 1),
         (20, 1),
@@ -106,45 +90,84 @@ fn literal_length(code: u8) -> Option<(u32, u8)> {
         (16384, 14),
         (32768, 15),
         (65536, 16),
-    ];
-    match code.checked_sub(16) {
-        None => Some((code.into(), 0)),
-        Some(long) => LONGER.get(usize::from(long)).copied(),
+    ]),
+    default_log: 6,
+    default: &[
+        4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1,
+        1, 1, -1, -1, -1, -1,
+    ],
+};
+const OFFSET: Kind = Kind {
+    max_log: 8,
+    max_symbols: 32,
+    codes: &offsets(),
+    default_log: 5,
+    default: &[
+        1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1,
+    ],
+};
+/// Without the three bytes that every match has.
+const MATCH_LENGTH: Kind = Kind {
+    max_log: 9,
+    max_symbols: 53,
+    codes: &lengths::<32, 21>([
+        (32, 1),
+        (34, 1),
+        (36, 1),
+        (38, 1),
+        (40, 2),
+        (44, 2),
+        (48, 3),
+        (56, 3),
+        (64, 4),
+        (80, 4),
+        (96, 5),
+        (128, 7),
+        (256, 8),
+        (512, 9),
+        (1024, 10),
+        (2048, 11),
+        (4096, 12),
+        (8192, 13),
+        (16384, 14),
+        (32768, 15),
+        (65536, 16),
+    ]),
+    default_log: 6,
+    default: &[
+        1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1,
+    ],
+};
+
+/// Codes of lengths: those below `SHORT` are the length, the others have extra bits: the lowest
+/// length and how many.
+const fn lengths<const SHORT: usize, const LONG: usize>(
+    longer: [(u32, u8); LONG],
+) -> [Entry; CODES] {
+    let mut codes = [Entry(0); CODES];
+    let mut code = 0;
+    while code < SHORT + LONG {
+        codes[code] = if code < SHORT {
+            Entry::of_value(code as u32, 0)
+        } else {
+            let (lowest, extra_bits) = longer[code - SHORT];
+            Entry::of_value(lowest, extra_bits)
+        };
+        code += 1;
     }
+    codes
 }
 
-fn match_length(code: u8) -> Option<(u32, u8)> {
-    const LONGER: [(u32, u8); 21] = [
-        (35, 1),
-        (37, 1),
-        (39, 1),
-        (41, 1),
-        (43, 2),
-        (47, 2),
-        (51, 3),
-        (59, 3),
-        (67, 4),
-        (83, 4),
-        (99, 5),
-        (131, 7),
-        (259, 8),
-        (515, 9),
-        (1027, 10),
-        (2051, 11),
-        (4099, 12),
-        (8195, 13),
-        (16387, 14),
-        (32771, 15),
-        (65539, 16),
-    ];
-    match code.checked_sub(32) {
-        None => Some((u32::from(code) + 3, 0)),
-        Some(long) => LONGER.get(usize::from(long)).copied(),
+/// Codes of offsets: how many bits follow the highest one.
+const fn offsets() -> [Entry; CODES] {
+    let mut codes = [Entry(0); CODES];
+    let mut code = 0;
+    while code < 32 {
+        codes[code] = Entry::of_value(1 << code, code as u8);
+        code += 1;
     }
-}
-
-fn offset(code: u8) -> Option<(u32, u8)> {
-    Some((1u32.checked_shl(code.into())?, code))
+    codes
 }
 
 /// A table, and how many bits its first state has.
@@ -186,8 +209,8 @@ impl Table {
                 Some(0)
             }
             SINGLE => {
-                let (base, extra_bits) = (kind.value)(*src.first()?)?;
-                *self.entries.first_mut()? = Entry::new(base, extra_bits, 0, 0);
+                let codes = kind.codes.get(..kind.max_symbols)?;
+                *self.entries.first_mut()? = *codes.get(usize::from(*src.first()?))?;
                 (self.log, self.is_valid) = (0, true);
                 Some(1)
             }
@@ -203,10 +226,10 @@ impl Table {
 
     fn build(&mut self, distribution: &Distribution, kind: &Kind) -> Option<()> {
         self.is_valid = false;
-        distribution.build(|state, symbol, next, next_bits| {
-            let (base, extra_bits) = (kind.value)(symbol)?;
-            *self.entries.get_mut(state)? = Entry::new(base, extra_bits, next, next_bits);
-            Some(())
+        distribution.build(|state, symbol, next, bits| {
+            // Both masks spare checks: there are not more states, nor symbols.
+            let code = kind.codes[usize::from(symbol) & (CODES - 1)];
+            self.entries[state & (STATES - 1)] = code.leading_to(next, bits);
         })?;
         (self.log, self.is_valid) = (distribution.log, true);
         Some(())
@@ -307,7 +330,7 @@ impl Sequences {
         let mut bits = Reverse::new(src)?;
         let mut states = [0; 3];
         for (state, table) in states.iter_mut().zip(&*self.tables) {
-            *state = bits.read(table.log) as usize;
+            *state = bits.read(table.log);
         }
         let mut reader = Reader {
             bits,
@@ -320,8 +343,13 @@ impl Sequences {
             let batch = self.batch.get_mut(..left.min(BATCH))?;
             left -= batch.len();
             reader = reader.batch(&self.tables, batch)?;
-            for &sequence in &*batch {
-                to = execute(out, literals, count, to, sequence)?;
+            for &Sequence {
+                literals: run,
+                offset,
+                length,
+            } in &*batch
+            {
+                to = execute(out, literals, count, to, [run, offset, length])?;
             }
         }
         self.recent = reader.recent;
@@ -333,7 +361,7 @@ impl Sequences {
 /// Decodes sequences.
 struct Reader<'a> {
     bits: Reverse<'a>,
-    states: [usize; 3],
+    states: [u64; 3],
     recent: [u32; 3],
     /// Bits of the states that were read last.
     next: u32,
@@ -344,40 +372,43 @@ impl Reader<'_> {
     #[inline(never)]
     fn batch(self, tables: &[Table; 3], batch: &mut [Sequence]) -> Option<Self> {
         /// More extra and state bits than this may need a second refill.
-        const ONE_REFILL: u32 = 56;
+        const ONE_REFILL: u32 = 57;
         let Self {
             mut bits,
             states: [mut ll_state, mut of_state, mut ml_state],
             recent: [mut first, mut second, mut third],
             mut next,
         } = self;
-        // States are below 512 by construction; the mask spares the check.
-        let entry = |table: usize, state: usize| tables[table].entries[state & (STATES - 1)];
+        // The mask takes off what is above a state.
+        let entry = |table: usize, state: u64| tables[table].entries[state as usize & (STATES - 1)];
         for sequence in batch {
             let ll = entry(LL, ll_state);
             let of = entry(OF, of_state);
             let ml = entry(ML, ml_state);
             bits.refill();
             // At most 3 * 9 bits of states and 31 + 2 * 16 extra ones: no carry between the bytes.
-            let counts = ll.counts() + of.counts() + ml.counts();
-            let extra = counts >> 8;
-            next = counts & 0xff;
-            let mut offset = of.base();
-            let mut match_length = ml.base();
-            let mut literal_length = ll.base();
+            let counts = ll.0.wrapping_add(of.0).wrapping_add(ml.0);
+            let extra = u32::from((counts >> 8) as u8);
+            next = u32::from(counts as u8);
+            let mut match_length = ml.value();
+            let mut literal_length = ll.value();
+            // The value of an offset's code is always 1.
+            let mut offset = bits.append_uncounted(1, of.extra_bits()) as u32;
             if extra + next <= ONE_REFILL {
-                offset = offset.wrapping_add(bits.read_uncounted(of.extra_bits()) as u32);
                 if extra != of.extra_bits() {
-                    match_length += bits.read_uncounted(ml.extra_bits()) as u32;
-                    literal_length += bits.read_uncounted(ll.extra_bits()) as u32;
+                    match_length =
+                        bits.append_uncounted(match_length.into(), ml.extra_bits()) as u32;
+                    literal_length =
+                        bits.append_uncounted(literal_length.into(), ll.extra_bits()) as u32;
                 }
-                bits.skipped(extra);
+                bits.skipped(extra + next);
             } else {
-                offset = offset.wrapping_add(bits.read(of.extra_bits()) as u32);
-                match_length += bits.read(ml.extra_bits()) as u32;
+                bits.skipped(of.extra_bits());
+                match_length = bits.append(match_length.into(), ml.extra_bits()) as u32;
                 bits.refill();
-                literal_length += bits.read(ll.extra_bits()) as u32;
+                literal_length = bits.append(literal_length.into(), ll.extra_bits()) as u32;
                 bits.refill();
+                bits.skipped(next);
             }
             if offset > 3 {
                 offset -= 3;
@@ -406,12 +437,11 @@ impl Reader<'_> {
             *sequence = Sequence {
                 literals: literal_length,
                 offset,
-                length: match_length,
+                length: match_length + 3,
             };
-            ll_state = ll.next() + bits.read_uncounted(ll.counts()) as usize;
-            ml_state = ml.next() + bits.read_uncounted(ml.counts()) as usize;
-            of_state = of.next() + bits.read_uncounted(of.counts()) as usize;
-            bits.skipped(next);
+            ll_state = bits.append_uncounted(ll.next(), ll.next_bits());
+            ml_state = bits.append_uncounted(ml.next(), ml.next_bits());
+            of_state = bits.append_uncounted(of.next(), of.next_bits());
         }
         Some(Self {
             bits,
@@ -430,24 +460,24 @@ struct Position {
     literals: u32,
 }
 
-/// Executes a sequence.
+/// Executes a sequence: how many literals, from how far back, how much.
 #[inline(always)]
 fn execute(
     out: &mut [u8],
     literals: &Literals,
     count: u32,
     to: Position,
-    sequence: Sequence,
+    [run, offset, length]: [u32; 3],
 ) -> Option<Position> {
     let size = out.len() as u64;
     let start = u64::from(to.out);
-    let middle = start + u64::from(sequence.literals);
-    let end = middle + u64::from(sequence.length);
+    let middle = start + u64::from(run);
+    let end = middle + u64::from(length);
     // A literal length has 17 bits and `count` 18.
-    let used = to.literals + sequence.literals;
+    let used = to.literals + run;
     // Copies below write up to a chunk too much: room for that, or the slow way.
-    if used > count || end + 2 * CHUNK as u64 > size || u64::from(sequence.offset) > middle {
-        return careful(out, literals, count, to, sequence);
+    if used > count || end + 2 * CHUNK as u64 > size || u64::from(offset) > middle {
+        return careful(out, literals, count, to, [run, offset, length]);
     }
     let after = Position {
         out: end as u32,
@@ -456,15 +486,15 @@ fn execute(
     // `used` is at most 128 Ki, so the mask changes nothing that counts; it spares a check.
     let from = to.literals as usize & (BLOCK_MAX - 1);
     let (start, middle, end) = (start as usize, middle as usize, end as usize);
-    let length = sequence.literals as usize;
-    if length <= CHUNK {
+    let run = run as usize;
+    if run <= CHUNK {
         let chunk: [u8; CHUNK] = *literals[from..from + CHUNK].first_chunk()?;
         *out.get_mut(start..start + CHUNK)?.first_chunk_mut()? = chunk;
     } else {
-        let chunk = literals.get(from..from + length)?;
+        let chunk = literals.get(from..from + run)?;
         out.get_mut(start..middle)?.copy_from_slice(chunk);
     }
-    let offset = sequence.offset as usize;
+    let offset = offset as usize;
     if offset < CHUNK {
         return near_match(out, middle, end, offset).map(|()| after);
     }
@@ -472,7 +502,7 @@ fn execute(
     let mut from = (middle - offset) as u32 as usize;
     let chunk: [u8; CHUNK] = *out.get(from..from + CHUNK)?.first_chunk()?;
     *out.get_mut(middle..middle + CHUNK)?.first_chunk_mut()? = chunk;
-    let length = sequence.length as usize;
+    let length = length as usize;
     if length <= CHUNK {
         return Some(after);
     }
@@ -565,18 +595,17 @@ fn careful(
     literals: &Literals,
     count: u32,
     to: Position,
-    sequence: Sequence,
+    [run, offset, length]: [u32; 3],
 ) -> Option<Position> {
-    let used = to.literals.checked_add(sequence.literals)?;
+    let used = to.literals.checked_add(run)?;
     let now = literals
         .get(..count as usize)?
         .get(to.literals as usize..used as usize)?;
-    let middle = to.out.checked_add(sequence.literals)?;
-    let end = middle.checked_add(sequence.length)?;
+    let middle = to.out.checked_add(run)?;
+    let end = middle.checked_add(length)?;
     out.get(..end as usize)?;
     out.get_mut(to.out as usize..middle as usize)?
         .copy_from_slice(now);
-    let offset = sequence.offset;
     if offset == 0 || offset > middle {
         return None;
     }

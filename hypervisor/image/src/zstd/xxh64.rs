@@ -15,17 +15,28 @@ fn round(lane: u64, word: u64) -> u64 {
         .wrapping_mul(P1)
 }
 
+#[inline(always)]
+fn mix(mut lanes: [u64; 4], stripe: &[u8; 32]) -> [u64; 4] {
+    let (words, _) = stripe.as_chunks::<8>();
+    for (lane, &word) in lanes.iter_mut().zip(words) {
+        *lane = round(*lane, u64::from_le_bytes(word));
+    }
+    lanes
+}
+
 pub(super) fn hash(data: &[u8]) -> u64 {
     let (stripes, tail) = data.as_chunks::<32>();
     let mut hash = if stripes.is_empty() {
         P5
     } else {
         let mut lanes = [P1.wrapping_add(P2), P2, 0, P1.wrapping_neg()];
-        for stripe in stripes {
-            let (words, _) = stripe.as_chunks::<8>();
-            for (lane, &word) in lanes.iter_mut().zip(words) {
-                *lane = round(*lane, u64::from_le_bytes(word));
-            }
+        // Two at a time: the lanes are moved back to their registers half as often.
+        let (pairs, last) = stripes.as_chunks::<2>();
+        for [first, second] in pairs {
+            lanes = mix(mix(lanes, first), second);
+        }
+        for stripe in last {
+            lanes = mix(lanes, stripe);
         }
         let mut hash: u64 = 0;
         for (lane, rotation) in lanes.iter().zip([1, 7, 12, 18]) {
