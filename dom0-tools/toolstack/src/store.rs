@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use xen_abi::{DomId, EvtchnPort, Gfn};
-use xenstore::{Client, Permission, Result, Store as _};
+use xenstore::{Client, Permission, Request, Result, Store as _};
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,17 +87,19 @@ impl Store for Client {
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<()> {
+        let request = |change: &Change| match change {
+            Change::Write { path, value } => Request::write(path, value.as_bytes()),
+            Change::Permissions { path, permissions } => {
+                Request::set_permissions(path, permissions)
+            }
+            Change::Remove { path } => Request::rm(path),
+        };
+        let requests: Vec<Request> = changes.iter().map(request).collect();
         self.transaction(|transaction| {
-            for change in changes {
-                match change {
-                    Change::Write { path, value } => transaction.write_string(path, value)?,
-                    Change::Permissions { path, permissions } => {
-                        transaction.set_permissions(path, permissions)?;
-                    }
-                    Change::Remove { path } => match transaction.rm(path) {
-                        Err(error) if error.is_not_found() => {}
-                        outcome => outcome?,
-                    },
+            for (change, reply) in changes.iter().zip(transaction.requests(&requests)?) {
+                match (change, reply) {
+                    (Change::Remove { .. }, Err(error)) if error.is_not_found() => {}
+                    (_, reply) => drop(reply?),
                 }
             }
             Ok(())

@@ -242,23 +242,19 @@ impl Daemon {
         }
     }
 
-    fn number<T: std::str::FromStr>(&mut self, path: &str) -> io::Result<Option<T>> {
-        let text = self.store.try_read(path).map_err(other)?;
-        Ok(text.and_then(|text| text.trim().parse().ok()))
-    }
-
     fn connect(&mut self, domain: DomId) -> io::Result<()> {
         let base = console_of(domain);
-        let kind = self
+        let paths = ["type", "ring-ref", "port"].map(|name| format!("{base}/{name}"));
+        let values = self
             .store
-            .try_read(&format!("{base}/type"))
-            .map_err(other)?;
+            .try_read_all(paths.each_ref().map(|path| &**path));
+        let [kind, gfn, port] = values.map_err(other)?;
         if kind.is_some_and(|kind| kind != "xenconsoled") {
             // A device model serves it.
             return Ok(());
         }
-        let gfn: Option<u64> = self.number(&format!("{base}/ring-ref"))?;
-        let port: Option<u32> = self.number(&format!("{base}/port"))?;
+        let gfn: Option<u64> = gfn.and_then(|text| text.trim().parse().ok());
+        let port: Option<u32> = port.and_then(|text| text.trim().parse().ok());
         let (Some(gfn), Some(port)) = (gfn, port) else {
             return Ok(());
         };

@@ -12,8 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xen_abi::{DomId, EvtchnPort, Gfn};
 
 use crate::error::{Error, Result, StoreError};
-use crate::store::Store;
-use crate::wire::{Decoder, Kind, Message, TooLong, TxId, join, strings};
+use crate::store::{Request, Store};
+use crate::wire::{Decoder, HEADER, Header, Kind, Message, TooLong, TxId, join, strings};
 
 /// Where the daemon listens.
 pub const SOCKET: &str = "/run/xenstored/socket";
@@ -53,11 +53,21 @@ impl Stream {
     }
 }
 
-/// A connection. Requests are answered one at a time; events that come in between are kept.
+fn refused(error: StoreError, kind: Kind, payload: &[u8]) -> Error {
+    let path = strings(payload).0.first().copied().unwrap_or_default();
+    let what = format!("{} {}", kind.name(), String::from_utf8_lossy(path));
+    Error::Store { error, what }
+}
+
+/// A connection. Requests are answered in order; events that come in between are kept. Those that
+/// came with answers are not announced by the connection's descriptor any more: who waits for
+/// that takes events until there are none.
 #[derive(Debug)]
 pub struct Client {
     stream: Stream,
     decoder: Decoder,
+    /// Read, but not looked at yet.
+    inbox: VecDeque<Message>,
     events: VecDeque<WatchEvent>,
     next_request: u32,
 }
@@ -102,29 +112,38 @@ impl Client {
         Self {
             stream,
             decoder: Decoder::default(),
+            inbox: VecDeque::new(),
             events: VecDeque::new(),
             next_request: 1,
         }
     }
 
-    /// Reads once and gives a message if it is complete.
-    fn receive(&mut self) -> Result<Option<Message>> {
+    /// Reads once, whatever is there.
+    fn fill(&mut self) -> Result<()> {
         let mut bytes = [0; 4096];
-        // Never beyond this message: what follows stays in the kernel.
-        let wants = self.decoder.wants().min(bytes.len());
-        let Some(room) = bytes.get_mut(..wants) else {
-            return Ok(None);
-        };
-        let count = match self.stream.read(room) {
+        let count = match self.stream.read(&mut bytes) {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let mut input = room.get(..count).unwrap_or_default();
-        self.decoder
-            .feed(&mut input)
-            .map_err(|TooLong| Error::Protocol("longer than a message"))
+        let mut input = bytes.get(..count).unwrap_or_default();
+        while !input.is_empty() {
+            let message = self.decoder.feed(&mut input);
+            let message = message.map_err(|TooLong| Error::Protocol("longer than a message"))?;
+            self.inbox.extend(message);
+        }
+        Ok(())
+    }
+
+    /// The next message.
+    fn receive(&mut self) -> Result<Message> {
+        loop {
+            match self.inbox.pop_front() {
+                Some(message) => return Ok(message),
+                None => self.fill()?,
+            }
+        }
     }
 
     fn keep_event(&mut self, payload: &[u8]) -> Result<()> {
@@ -140,28 +159,63 @@ impl Client {
     }
 
     fn exchange(&mut self, kind: Kind, tx: TxId, payload: &[u8]) -> Result<Vec<u8>> {
-        let what = || {
-            let path = strings(payload).0.first().copied().unwrap_or_default();
-            format!("{} {}", kind.name(), String::from_utf8_lossy(path))
-        };
-        let request = self.next_request;
-        self.next_request = self.next_request.wrapping_add(1);
-        let message = Message {
-            kind,
-            request,
-            tx,
-            payload: payload.to_vec(),
-        };
-        let mut bytes = Vec::new();
-        message.encode(&mut bytes).map_err(|TooLong| Error::Store {
-            error: StoreError::E2BIG,
-            what: what(),
-        })?;
-        self.stream.write_all(&bytes)?;
-        loop {
-            let Some(reply) = self.receive()? else {
-                continue;
+        let request = self.send(tx, &[(kind, payload)])?;
+        self.reply_to(request, kind, payload)?
+    }
+
+    /// As many exchanges, but requests go out together where the daemon takes them so.
+    fn exchange_all(&mut self, tx: TxId, requests: &[Request]) -> Result<Vec<Result<Vec<u8>>>> {
+        /// A socket takes this much at once, though nobody reads its replies meanwhile.
+        const AT_ONCE: usize = 16 << 10;
+        let mut replies = Vec::with_capacity(requests.len());
+        let mut rest = requests;
+        while !rest.is_empty() {
+            let mut room = AT_ONCE;
+            let fits = |request: &&Request| {
+                let size = HEADER + request.payload.len();
+                room = room.saturating_sub(size);
+                room > 0
             };
+            let count = match self.stream {
+                Stream::Socket(_) => rest.iter().take_while(fits).count().max(1),
+                // The kernel takes one with each write.
+                Stream::Device(_) => 1,
+            };
+            let (now, later) = rest.split_at(count);
+            let parts: Vec<_> = now.iter().map(|r| (r.kind, &*r.payload)).collect();
+            let mut number = self.send(tx, &parts)?;
+            for (kind, payload) in parts {
+                replies.push(self.reply_to(number, kind, payload)?);
+                number = number.wrapping_add(1);
+            }
+            rest = later;
+        }
+        Ok(replies)
+    }
+
+    /// Sends requests with one write; the number of the first.
+    fn send(&mut self, tx: TxId, requests: &[(Kind, &[u8])]) -> Result<u32> {
+        let first = self.next_request;
+        let mut bytes = Vec::new();
+        for &(kind, payload) in requests {
+            let header = Header {
+                kind,
+                request: self.next_request,
+                tx,
+            };
+            header
+                .encode(payload, &mut bytes)
+                .map_err(|TooLong| refused(StoreError::E2BIG, kind, payload))?;
+            self.next_request = self.next_request.wrapping_add(1);
+        }
+        self.stream.write_all(&bytes)?;
+        Ok(first)
+    }
+
+    /// Waits for the reply to a request: an error when there will be none, else what it says.
+    fn reply_to(&mut self, request: u32, kind: Kind, payload: &[u8]) -> Result<Result<Vec<u8>>> {
+        loop {
+            let reply = self.receive()?;
             match reply.kind {
                 Kind::WATCH_EVENT => self.keep_event(&reply.payload)?,
                 _ if reply.request != request => {
@@ -172,12 +226,9 @@ impl Client {
                     let error = name
                         .and_then(StoreError::from_name)
                         .ok_or(Error::Protocol("an unknown error"))?;
-                    return Err(Error::Store {
-                        error,
-                        what: what(),
-                    });
+                    return Ok(Err(refused(error, kind, payload)));
                 }
-                got if got == kind => return Ok(reply.payload),
+                got if got == kind => return Ok(Ok(reply.payload)),
                 _ => return Err(Error::Protocol("of another kind")),
             }
         }
@@ -257,6 +308,13 @@ impl Client {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
             }
+            if let Some(message) = self.inbox.pop_front() {
+                match message.kind {
+                    Kind::WATCH_EVENT => self.keep_event(&message.payload)?,
+                    _ => return Err(Error::Protocol("to no request")),
+                }
+                continue;
+            }
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             let left = left.and_then(|left| Timespec::try_from(left).ok());
             let mut fds = [PollFd::new(self, PollFlags::IN)];
@@ -266,13 +324,7 @@ impl Client {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(errno) => return Err(io::Error::from(errno).into()),
             }
-            match self.receive()? {
-                Some(message) if message.kind == Kind::WATCH_EVENT => {
-                    self.keep_event(&message.payload)?;
-                }
-                Some(_) => return Err(Error::Protocol("to no request")),
-                None => {}
-            }
+            self.fill()?;
         }
     }
 
@@ -339,6 +391,10 @@ impl Store for Client {
     fn request(&mut self, kind: Kind, payload: &[u8]) -> Result<Vec<u8>> {
         self.exchange(kind, TxId::NONE, payload)
     }
+
+    fn requests(&mut self, requests: &[Request]) -> Result<Vec<Result<Vec<u8>>>> {
+        self.exchange_all(TxId::NONE, requests)
+    }
 }
 
 impl AsFd for Client {
@@ -386,6 +442,10 @@ impl Transaction<'_> {
 impl Store for Transaction<'_> {
     fn request(&mut self, kind: Kind, payload: &[u8]) -> Result<Vec<u8>> {
         self.client.exchange(kind, self.id, payload)
+    }
+
+    fn requests(&mut self, requests: &[Request]) -> Result<Vec<Result<Vec<u8>>>> {
+        self.client.exchange_all(self.id, requests)
     }
 }
 

@@ -19,5 +19,5 @@ pub mod wire;
 pub use client::{Client, SOCKET, Transaction, WatchEvent};
 pub use error::{Error, Result, StoreError};
 pub use perms::{Access, Permission};
-pub use store::Store;
+pub use store::{Request, Store};
 pub use wire::{Kind, Message, TxId};

@@ -6,6 +6,47 @@ use crate::error::{Error, Result, StoreError};
 use crate::perms::Permission;
 use crate::wire::{Kind, join, strings};
 
+/// A request that may go out together with others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub(crate) kind: Kind,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Request {
+    fn new(kind: Kind, payload: Vec<u8>) -> Self {
+        Self { kind, payload }
+    }
+
+    /// As [`Store::read`].
+    #[must_use]
+    pub fn read(path: &str) -> Self {
+        Self::new(Kind::READ, join(&[path]))
+    }
+
+    /// As [`Store::write`].
+    #[must_use]
+    pub fn write(path: &str, value: &[u8]) -> Self {
+        let mut payload = join(&[path]);
+        payload.extend_from_slice(value);
+        Self::new(Kind::WRITE, payload)
+    }
+
+    /// As [`Store::rm`].
+    #[must_use]
+    pub fn rm(path: &str) -> Self {
+        Self::new(Kind::RM, join(&[path]))
+    }
+
+    /// As [`Store::set_permissions`].
+    #[must_use]
+    pub fn set_permissions(path: &str, permissions: &[Permission]) -> Self {
+        let mut list = vec![path.to_owned()];
+        list.extend(permissions.iter().map(Permission::to_string));
+        Self::new(Kind::SET_PERMS, join(&list))
+    }
+}
+
 /// What a connection or a transaction on it can do with nodes.
 pub trait Store {
     /// Sends a request and gives the payload of the reply.
@@ -13,6 +54,32 @@ pub trait Store {
     /// # Errors
     /// The daemon's refusal; a broken connection.
     fn request(&mut self, kind: Kind, payload: &[u8]) -> Result<Vec<u8>>;
+
+    /// Does all requests, in order, and gives what each got. A connection sends them together,
+    /// and the daemon does them in one go: for many this is much quicker.
+    ///
+    /// # Errors
+    /// A broken connection.
+    fn requests(&mut self, requests: &[Request]) -> Result<Vec<Result<Vec<u8>>>>;
+
+    /// The values of nodes as text; `None` for those that do not exist.
+    ///
+    /// # Errors
+    /// `EACCES`; a value that is not UTF-8.
+    fn try_read_all<const N: usize>(&mut self, paths: [&str; N]) -> Result<[Option<String>; N]> {
+        let replies = self.requests(&paths.map(Request::read))?;
+        let mut values = [const { None }; N];
+        for (value, reply) in values.iter_mut().zip(replies) {
+            *value = match reply {
+                Ok(bytes) => {
+                    Some(String::from_utf8(bytes).map_err(|_| Error::Protocol("not text"))?)
+                }
+                Err(error) if error.is_not_found() => None,
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(values)
+    }
 
     /// The value of a node.
     ///
@@ -47,9 +114,8 @@ pub trait Store {
     /// # Errors
     /// `EACCES`, `ENOSPC`, `E2BIG`.
     fn write(&mut self, path: &str, value: &[u8]) -> Result<()> {
-        let mut payload = join(&[path]);
-        payload.extend_from_slice(value);
-        self.request(Kind::WRITE, &payload).map(drop)
+        let request = Request::write(path, value);
+        self.request(request.kind, &request.payload).map(drop)
     }
 
     /// [`write`](Self::write) of text.
@@ -122,9 +188,8 @@ pub trait Store {
     /// # Errors
     /// `EACCES` for others than the owner; `EPERM` when a guest gives its node away.
     fn set_permissions(&mut self, path: &str, permissions: &[Permission]) -> Result<()> {
-        let mut list = vec![path.to_owned()];
-        list.extend(permissions.iter().map(Permission::to_string));
-        self.request(Kind::SET_PERMS, &join(&list)).map(drop)
+        let request = Request::set_permissions(path, permissions);
+        self.request(request.kind, &request.payload).map(drop)
     }
 
     /// The directory of a domain.
@@ -140,6 +205,10 @@ pub trait Store {
 impl<S: Store + ?Sized> Store for &mut S {
     fn request(&mut self, kind: Kind, payload: &[u8]) -> Result<Vec<u8>> {
         (**self).request(kind, payload)
+    }
+
+    fn requests(&mut self, requests: &[Request]) -> Result<Vec<Result<Vec<u8>>>> {
+        (**self).requests(requests)
     }
 }
 

@@ -98,13 +98,18 @@ pub struct Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong;
 
-impl Message {
-    /// Appends it to `out`.
-    ///
-    /// # Errors
-    /// When the payload is too long; then nothing is appended.
-    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), TooLong> {
-        let len = u32::try_from(self.payload.len()).map_err(|_| TooLong)?;
+/// What stands before a message's payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
+    pub(crate) request: u32,
+    pub(crate) tx: TxId,
+}
+
+impl Header {
+    /// Appends the message with this payload to `out`.
+    pub(crate) fn encode(self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
+        let len = u32::try_from(payload.len()).map_err(|_| TooLong)?;
         if len > XENSTORE_PAYLOAD_MAX {
             return Err(TooLong);
         }
@@ -115,8 +120,23 @@ impl Message {
             len,
         };
         out.extend_from_slice(header.as_bytes());
-        out.extend_from_slice(&self.payload);
+        out.extend_from_slice(payload);
         Ok(())
+    }
+}
+
+impl Message {
+    /// Appends it to `out`.
+    ///
+    /// # Errors
+    /// When the payload is too long; then nothing is appended.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), TooLong> {
+        let header = Header {
+            kind: self.kind,
+            request: self.request,
+            tx: self.tx,
+        };
+        header.encode(&self.payload, out)
     }
 }
 

@@ -184,24 +184,22 @@ impl State {
         let limit = self.quotas.transaction_nodes as usize;
         let conn = self.conns.get_mut(&id).ok_or(StoreError::EIO)?;
         let is_privileged = conn.is_privileged();
-        let tree = match conn.transactions.get_mut(&tx) {
-            None => self.tree.clone(),
-            Some(transaction) => {
-                if !is_privileged && transaction.nodes() >= limit {
-                    return Err(StoreError::ENOSPC);
-                }
-                transaction.look_up(path);
-                transaction.tree.clone()
+        if let Some(transaction) = conn.transactions.get_mut(&tx) {
+            if !is_privileged && transaction.nodes() >= limit {
+                return Err(StoreError::ENOSPC);
             }
-        };
+            transaction.look_up(path);
+        }
         let conn = self.conns.get(&id).ok_or(StoreError::EIO)?;
-        match tree.get(path) {
-            Some(node) if self.node_access(conn, node).allows(wanted) => Ok(Arc::clone(node)),
-            Some(_) => Err(StoreError::EACCES),
-            None if self.node_access(conn, tree.nearest(path)).allows(wanted) => {
-                Err(StoreError::ENOENT)
-            }
-            None => Err(StoreError::EACCES),
+        let tree = conn.transactions.get(&tx).map_or(&self.tree, |t| &t.tree);
+        let (node, outcome) = match tree.find(path) {
+            Ok(node) => (node, Ok(node)),
+            Err((above, _)) => (above, Err(StoreError::ENOENT)),
+        };
+        if self.node_access(conn, node).allows(wanted) {
+            outcome.cloned()
+        } else {
+            Err(StoreError::EACCES)
         }
     }
 

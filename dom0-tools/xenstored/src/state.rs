@@ -505,8 +505,8 @@ impl State {
         let mut end = 0;
         for name in components(path) {
             end += 1 + name.len();
-            let watched = path.get(..end).unwrap_or(path).to_owned();
-            self.fire_at(&watched, path, is_permitted);
+            let watched = path.get(..end).unwrap_or(path);
+            self.fire_at(watched, path, is_permitted);
         }
         if let Some(removed) = removed {
             self.fire_below(path, removed);

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use xen_abi::DomId;
+use xenstore::path::components;
 
 use crate::tree::{Change, Generation, Tree};
 
@@ -93,8 +94,13 @@ impl Transaction {
     /// whose permissions decided.
     pub fn look_up(&mut self, path: &str) {
         self.see(path, Aspect::Node);
+        let Err((_, depth)) = self.base.find(path) else {
+            return;
+        };
+        // Those that are missing, and the one above them.
+        let missing = components(path).count() + 1 - depth;
         let mut path = path;
-        while self.base.get(path).is_none() {
+        for _ in 0..missing {
             path = match path.rsplit_once('/') {
                 Some(("", _)) | None => "/",
                 Some((above, _)) => above,

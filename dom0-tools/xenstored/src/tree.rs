@@ -112,17 +112,20 @@ impl Tree {
         })
     }
 
-    /// The node, or else the nearest above it that exists.
-    #[must_use]
-    pub fn nearest(&self, path: &str) -> &Arc<Node> {
+    /// The node at an absolute path, or else the nearest above it that exists.
+    ///
+    /// # Errors
+    /// That one, and how many nodes there are down to it, itself included.
+    pub fn find(&self, path: &str) -> Result<&Arc<Node>, (&Arc<Node>, usize)> {
         let mut node = &self.root;
-        for name in components(path) {
+        for (name, depth) in components(path).zip(1..) {
+            work::count(1);
             match node.children.get(name) {
                 Some(child) => node = child,
-                None => break,
+                None => return Err((node, depth)),
             }
         }
-        node
+        Ok(node)
     }
 
     /// Nodes that a domain owns.
@@ -286,18 +289,21 @@ fn make<'a>(
     let mut made = Vec::new();
     let mut node = own(root);
     for name in components(path) {
+        // Most nodes on the way exist: looked up twice, they need no name of their own.
         if node.children.get(name).is_none() {
             node.children_generation = generation;
-            let mut permissions = node.permissions.to_vec();
-            if let (Some(owner), Some(first)) = (owner, permissions.first_mut()) {
+            let mut permissions = Arc::clone(&node.permissions);
+            if let Some(owner) = owner
+                && let Some(first) = Arc::make_mut(&mut permissions).first_mut()
+            {
                 first.domain = owner;
             }
-            let child = Node::new(&[], permissions.into(), generation);
+            let child = Node::new(&[], permissions, generation);
             made.push(child.owner());
             node.children.insert(name, Arc::new(child));
         }
         let Some(child) = node.children.get_mut(name) else {
-            unreachable!("it has just been made");
+            unreachable!("it is there, or was made");
         };
         node = own(child);
     }
