@@ -18,7 +18,7 @@ use crate::builder::{self, CONSOLE_GFN, Files, MemoryPlan, STORE_GFN};
 use crate::error::{During as _, Error, Result};
 use crate::layout::{DOM0, DomainNodes};
 use crate::undo::{Done, Undo};
-use crate::{Machine, devices, records};
+use crate::{Machine, PageBytes, devices, records};
 
 /// Room above its memory that a domain may use, for the rings and tables.
 pub(crate) const SLACK_KIB: u64 = 1024;
@@ -102,19 +102,21 @@ fn create_steps(
     set_limits(machine, d, config)?;
     let store_port = machine.hypervisor.alloc_unbound(d, DOM0)?;
     let console_port = machine.hypervisor.alloc_unbound(d, DOM0)?;
+    let mut loader = machine
+        .hypervisor
+        .loader(d)
+        .during(|| "preparing to write the guest's memory".into())?;
     builder::build(
         machine.hypervisor,
+        &mut *loader,
         d,
         config,
         &files,
-        store_port,
-        console_port,
+        (store_port, console_port),
     )?;
     drop(files);
-    machine
-        .hypervisor
+    loader
         .seed_grants(
-            d,
             DOM0,
             &[
                 (GrantRef(GNTTAB_RESERVED_CONSOLE), CONSOLE_GFN),
@@ -122,6 +124,7 @@ fn create_steps(
             ],
         )
         .during(|| "granting the guest's rings to dom0".into())?;
+    drop(loader);
     register(machine, d, uuid, config, (store_port, console_port), undo)?;
     for disk in &config.disks {
         let device = devices::attach_disk(machine, d, disk)?;
@@ -210,8 +213,8 @@ fn check(machine: &mut Machine<'_>, config: &Config) -> Result<()> {
 
 fn read_files(machine: &mut Machine<'_>, config: &Config) -> Result<Files> {
     let mut read = |option: &str, path: &Option<String>| match path {
-        None => Ok(Vec::new()),
-        Some(path) => machine.host.read_file(Path::new(path)).during_or(
+        None => Ok(PageBytes::default()),
+        Some(path) => machine.host.read_image(Path::new(path)).during_or(
             || format!("reading {option} = \"{path}\""),
             "paths are dom0's: copy the file there",
         ),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::PageBytes;
 use crate::error::Result;
 
 /// A block device that a backend can open.
@@ -25,6 +26,14 @@ pub trait Host {
     /// # Errors
     /// Those of the system, with the path.
     fn read_file(&mut self, path: &Path) -> Result<Vec<u8>>;
+
+    /// The whole content of a file whose pages are to be copied to a guest's.
+    ///
+    /// # Errors
+    /// Those of the system, with the path.
+    fn read_image(&mut self, path: &Path) -> Result<PageBytes> {
+        Ok(self.read_file(path)?.into())
+    }
 
     /// Sets a property of the file system: `/run/...`. Folders are made.
     ///

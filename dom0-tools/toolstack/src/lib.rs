@@ -32,7 +32,9 @@ mod hypervisor;
 pub mod layout;
 pub mod lifecycle;
 pub mod linux;
+mod loader;
 mod netlink;
+mod page_bytes;
 pub mod records;
 #[cfg(test)]
 mod scale_tests;
@@ -46,6 +48,8 @@ pub use destroy::destroy;
 pub use error::{Cause, Error, Result};
 pub use host::{BlockDevice, Host};
 pub use hypervisor::Hypervisor;
+pub use loader::Loader;
+pub use page_bytes::PageBytes;
 pub use store::{Change, Store};
 
 /// The three seams together.

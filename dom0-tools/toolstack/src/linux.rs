@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use xen_abi::DomId;
 
+use crate::PageBytes;
 use crate::error::{During as _, Error, Result};
 use crate::host::{BlockDevice, Host};
 use crate::netlink::LinkChange;
@@ -45,6 +46,16 @@ fn link(name: &str) -> Result<LinkChange> {
 impl Host for Linux {
     fn read_file(&mut self, path: &Path) -> Result<Vec<u8>> {
         std::fs::read(path).during(|| format!("reading {}", path.display()))
+    }
+
+    fn read_image(&mut self, path: &Path) -> Result<PageBytes> {
+        let read = || {
+            let mut file = File::open(path)?;
+            // What has no size, or another one, is read all the same.
+            let size = file.metadata().map_or(0, |metadata| metadata.len());
+            PageBytes::read(&mut file, usize::try_from(size).unwrap_or(0))
+        };
+        read().during(|| format!("reading {}", path.display()))
     }
 
     fn write_file(&mut self, path: &Path, content: &[u8]) -> Result<()> {

@@ -18,7 +18,7 @@ use xenstore::StoreError;
 use zerocopy::FromZeros as _;
 
 use crate::error::{Error, Result};
-use crate::{BlockDevice, Change, Host, Hypervisor, Machine, Store};
+use crate::{BlockDevice, Change, Host, Hypervisor, Loader, Machine, Store};
 
 /// Lets calls through until a given one.
 #[derive(Debug, Default)]
@@ -214,8 +214,23 @@ impl Hypervisor for FakeHypervisor {
             Ok(gfns.len())
         })
     }
-    fn write_memory(&self, d: DomId, gpa: u64, data: &[u8]) -> xencall::Result<()> {
-        self.on(d, |domain| {
+    fn loader(&self, d: DomId) -> xencall::Result<Box<dyn Loader + '_>> {
+        self.on(d, |_| Ok(()))?;
+        Ok(Box::new(FakeLoader(self, d)))
+    }
+    fn free_pages(&self) -> xencall::Result<u64> {
+        Ok(self.free.get())
+    }
+    fn nodes_of_cpus(&self) -> xencall::Result<Vec<u32>> {
+        Ok(vec![0, 0])
+    }
+}
+
+struct FakeLoader<'a>(&'a FakeHypervisor, DomId);
+
+impl Loader for FakeLoader<'_> {
+    fn write(&mut self, gpa: u64, data: &[u8]) -> xencall::Result<()> {
+        self.0.on(self.1, |domain| {
             for frame in gpa >> 12..(gpa + data.len() as u64).div_ceil(4096) {
                 assert!(domain.frames.contains(&frame), "no frame {frame:#x}");
             }
@@ -223,25 +238,11 @@ impl Hypervisor for FakeHypervisor {
             Ok(())
         })
     }
-    fn zero_memory(&self, d: DomId, gpa: u64, len: u64) -> xencall::Result<()> {
-        self.on(d, |domain| {
-            for frame in gpa >> 12..(gpa + len).div_ceil(4096) {
-                assert!(domain.frames.contains(&frame), "no frame {frame:#x}");
-            }
-            Ok(())
-        })
-    }
-    fn seed_grants(&self, d: DomId, _: DomId, entries: &[(GrantRef, Gfn)]) -> xencall::Result<()> {
-        self.on(d, |domain| {
+    fn seed_grants(&mut self, _: DomId, entries: &[(GrantRef, Gfn)]) -> xencall::Result<()> {
+        self.0.on(self.1, |domain| {
             domain.grants = entries.to_vec();
             Ok(())
         })
-    }
-    fn free_pages(&self) -> xencall::Result<u64> {
-        Ok(self.free.get())
-    }
-    fn nodes_of_cpus(&self) -> xencall::Result<Vec<u32>> {
-        Ok(vec![0, 0])
     }
 }
 

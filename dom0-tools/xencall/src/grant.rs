@@ -1,5 +1,5 @@
 //! Pages that others grant us (`/dev/xen/gntdev`) and that we grant (`/dev/xen/gntalloc`).
-// UNSAFETY: the ioctls, whose arguments are plain numbers.
+// UNSAFETY: the ioctls, whose arguments are plain numbers, and for copies an array that outlives the call.
 #![expect(unsafe_code, reason = "ioctls have no safe form")]
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::ioctl::Opcode;
 use rustix::mm::ProtFlags;
-use xen_abi::{DomId, GrantRef};
+use xen_abi::grant_table::{GNTCOPY_dest_gref, GNTST_okay};
+use xen_abi::{DomId, GrantRef, PAGE_SIZE};
 
 use crate::error::{Errno, Error, Result};
 use crate::pages::SharedPages;
@@ -17,8 +18,39 @@ use crate::xen::{opcode, open_device, request};
 // All sizes are of the structures with one element in the array at their end.
 const MAP_GRANT_REF: Opcode = opcode(b'G', 0, 24);
 const UNMAP_GRANT_REF: Opcode = opcode(b'G', 1, 16);
+const GRANT_COPY: Opcode = opcode(b'G', 8, size_of::<GntdevGrantCopy>());
 const ALLOC_GREF: Opcode = opcode(b'G', 5, 24);
 const DEALLOC_GREF: Opcode = opcode(b'G', 6, 16);
+
+/// `struct gntdev_grant_copy_segment`, from this program's memory to a grant.
+#[repr(C)]
+struct GntdevGrantCopySegment {
+    source: *const u8,
+    dest_ref: GrantRef,
+    dest_offset: u16,
+    dest_domain: DomId,
+    len: u16,
+    flags: u16,
+    status: i16,
+}
+
+/// `struct ioctl_gntdev_grant_copy`.
+#[repr(C)]
+struct GntdevGrantCopy {
+    count: u32,
+    segments: *mut GntdevGrantCopySegment,
+}
+
+/// Bytes for a page that another domain grants.
+#[derive(Clone, Copy, Debug)]
+pub struct GrantWrite<'a> {
+    /// Its grant.
+    pub gref: GrantRef,
+    /// Where in it.
+    pub offset: u16,
+    /// What. Where it starts as far into a page as `offset` says, one copy does.
+    pub bytes: &'a [u8],
+}
 
 /// Most pages in one mapping: a bound on what a caller's mistake can allocate.
 const MAX_PAGES: usize = 1 << 16;
@@ -126,6 +158,45 @@ impl Gntdev {
     }
 }
 
+impl Gntdev {
+    /// Lets the hypervisor copy to pages that `domain` grants, without mapping them.
+    ///
+    /// # Errors
+    /// When one of them is not granted to us for writing, or would be left.
+    pub fn write(&self, domain: DomId, writes: &[GrantWrite<'_>]) -> Result<()> {
+        const NAME: &str = "GNTTABOP_copy";
+        let error = |errno| Error::new(NAME, Some(domain), errno);
+        let count = u32::try_from(writes.len()).map_err(|_| error(Errno::TOOBIG))?;
+        let mut segments = Vec::with_capacity(writes.len());
+        for write in writes {
+            let len = u16::try_from(write.bytes.len()).map_err(|_| error(Errno::RANGE))?;
+            if u64::from(write.offset) + u64::from(len) > PAGE_SIZE {
+                return Err(error(Errno::RANGE));
+            }
+            segments.push(GntdevGrantCopySegment {
+                source: write.bytes.as_ptr(),
+                dest_ref: write.gref,
+                dest_offset: write.offset,
+                dest_domain: domain,
+                len,
+                flags: GNTCOPY_dest_gref as u16,
+                status: GNTST_okay,
+            });
+        }
+        let mut argument = GntdevGrantCopy {
+            count,
+            segments: segments.as_mut_ptr(),
+        };
+        // SAFETY: gntdev's layout; `segments` has `count` elements and each source `len` bytes,
+        // which are only read; all of them outlive the call.
+        unsafe { request(self.device.as_fd(), GRANT_COPY, &mut argument) }.map_err(error)?;
+        match segments.iter().all(|segment| segment.status == GNTST_okay) {
+            true => Ok(()),
+            false => Err(error(Errno::IO)),
+        }
+    }
+}
+
 /// Grants pages of this program to other domains.
 #[derive(Debug)]
 pub struct Gntalloc {
@@ -186,5 +257,23 @@ impl Gntalloc {
                 Err(error(failure.errno()))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_are_the_kernels() {
+        // include/uapi/xen/gntdev.h.
+        assert_eq!(size_of::<GntdevGrantCopySegment>(), 24);
+        assert_eq!(
+            std::mem::offset_of!(GntdevGrantCopySegment, dest_domain),
+            14
+        );
+        assert_eq!(std::mem::offset_of!(GntdevGrantCopySegment, status), 20);
+        assert_eq!(size_of::<GntdevGrantCopy>(), 16);
+        assert_eq!(GRANT_COPY, 0x0010_4708);
     }
 }

@@ -32,7 +32,7 @@ mod xenbus;
 pub use domctl::DomainInfo;
 pub use error::{Errno, Error, Result};
 pub use event::Evtchn;
-pub use grant::{Gntalloc, Gntdev, GrantedPages};
+pub use grant::{Gntalloc, Gntdev, GrantWrite, GrantedPages};
 pub use loop_device::attach_loop_device;
 pub use memory::{MemoryRegion, Resource};
 pub use pages::SharedPages;

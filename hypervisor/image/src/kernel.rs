@@ -4,7 +4,6 @@ use crate::bzimage::{BzImage, BzImageError};
 use crate::elf::{ElfError, ElfImage};
 use crate::payload::{Format, Payload, UnpackError};
 use alloc::borrow::Cow;
-use alloc::vec::Vec;
 
 /// Why a file is no usable kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,24 +71,26 @@ impl<'a> Kernel<'a> {
     /// # Errors
     /// When the file is neither or damaged.
     pub fn open(file: &'a [u8], limit: usize) -> Result<Self, KernelError> {
-        Self::open_by(file, |payload| payload.unpack(limit))
+        Self::open_by(file, |payload| Ok(Cow::Owned(payload.unpack(limit)?)))
     }
 
-    /// As [`Kernel::open`], with another decoder for zstd ([`Payload::unpack_with`]).
+    /// As [`Kernel::open`], into memory that `room` gives ([`Payload::unpack_into`]).
     ///
     /// # Errors
     /// When the file is neither or damaged.
-    pub fn open_with(
+    pub fn open_into(
         file: &'a [u8],
         limit: usize,
-        zstd: impl FnOnce(&[u8], &mut Vec<u8>) -> Option<()>,
+        room: impl FnOnce(usize) -> Option<&'a mut [u8]>,
     ) -> Result<Self, KernelError> {
-        Self::open_by(file, |payload| payload.unpack_with(limit, zstd))
+        Self::open_by(file, |payload| {
+            Ok(Cow::Borrowed(payload.unpack_into(limit, room)?))
+        })
     }
 
     fn open_by(
         file: &'a [u8],
-        unpack: impl FnOnce(&Payload<'a>) -> Result<Vec<u8>, UnpackError>,
+        unpack: impl FnOnce(&Payload<'a>) -> Result<Cow<'a, [u8]>, UnpackError>,
     ) -> Result<Self, KernelError> {
         if ElfImage::has_magic(file) {
             return Ok(Self {
@@ -103,7 +104,7 @@ impl<'a> Kernel<'a> {
         } = BzImage::parse(file)?;
         let elf = match payload.unpacked() {
             Some(elf) => Cow::Borrowed(elf),
-            None => Cow::Owned(unpack(&payload)?),
+            None => unpack(&payload)?,
         };
         Ok(Self {
             elf,

@@ -9,7 +9,7 @@
 //! | --- | --- |
 //! | gzip | `miniz_oxide`; header and CRC here |
 //! | xz | `xz4rust` |
-//! | zstd | ours, without C and `unsafe`; programs may bring another |
+//! | zstd | ours, without C and `unsafe` |
 //! | lz4 (legacy frame) | `lz4_flex`; frame here |
 //! | none | copied |
 
@@ -187,28 +187,8 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// Unpacks into new memory of at most `limit` bytes.
-    ///
-    /// # Errors
-    /// When the format is not supported, the data is damaged, or the result too large.
-    pub fn unpack(&self, limit: usize) -> Result<Vec<u8>, UnpackError> {
-        self.unpack_with(limit, |packed, out| {
-            let size = out.capacity();
-            zeroed(out, size, |out| crate::zstd::decode(packed, out))
-        })
-    }
-
-    /// As [`Payload::unpack`], with the caller's decoder for zstd payloads. It gets an empty
-    /// vector whose capacity is the size that the result should have, which it must not exceed.
-    ///
-    /// # Errors
-    /// As [`Payload::unpack`]; `None` of the decoder says that the data is damaged.
-    pub fn unpack_with(
-        &self,
-        limit: usize,
-        zstd: impl FnOnce(&[u8], &mut Vec<u8>) -> Option<()>,
-    ) -> Result<Vec<u8>, UnpackError> {
-        let (packed, _) = self.split();
+    /// The size, when it may be unpacked to that.
+    fn allowed_size(&self, limit: usize) -> Result<usize, UnpackError> {
         let size = self.unpacked_size();
         let too_large = UnpackError::TooLarge {
             size,
@@ -217,49 +197,71 @@ impl<'a> Payload<'a> {
         let wanted = usize::try_from(size).map_err(|_| too_large)?;
         match self.format {
             Format::Bzip2 | Format::Lzma | Format::Lzo | Format::Unknown => {
-                return Err(UnpackError::Unsupported(self.format));
+                Err(UnpackError::Unsupported(self.format))
             }
-            Format::Elf | Format::Gzip | Format::Xz | Format::Zstd | Format::Lz4 => {}
-        }
-        if wanted > limit {
-            return Err(too_large);
-        }
-        let mut out = Vec::new();
-        out.try_reserve_exact(wanted)
-            .map_err(|_| UnpackError::OutOfMemory { size })?;
-        let done = match self.format {
-            Format::Elf => {
-                out.extend_from_slice(self.data);
-                Some(())
-            }
-            Format::Zstd => zstd(packed, &mut out),
-            Format::Xz => zeroed(&mut out, wanted, |out| xz(packed, out)),
-            Format::Gzip => zeroed(&mut out, wanted, |out| gzip::unpack(packed, out)),
-            Format::Lz4 => zeroed(&mut out, wanted, |out| lz4(packed, out)),
-            Format::Bzip2 | Format::Lzma | Format::Lzo | Format::Unknown => None,
-        };
-        done.ok_or(UnpackError::Corrupt(self.format))?;
-        if out.len() == wanted {
-            Ok(out)
-        } else {
-            Err(UnpackError::WrongSize {
-                wanted: size,
-                got: out.len() as u64,
-            })
+            _ if wanted > limit => Err(too_large),
+            Format::Elf | Format::Gzip | Format::Xz | Format::Zstd | Format::Lz4 => Ok(wanted),
         }
     }
-}
 
-/// Lets `unpack` fill a buffer and cuts off what it did not fill.
-fn zeroed(
-    out: &mut Vec<u8>,
-    size: usize,
-    unpack: impl FnOnce(&mut [u8]) -> Option<usize>,
-) -> Option<()> {
-    out.resize(size, 0);
-    let filled = unpack(out)?;
-    out.truncate(filled);
-    Some(())
+    /// Unpacks into new memory of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// When the format is not supported, the data is damaged, or the result too large.
+    pub fn unpack(&self, limit: usize) -> Result<Vec<u8>, UnpackError> {
+        let wanted = self.allowed_size(limit)?;
+        let mut out = Vec::new();
+        out.try_reserve_exact(wanted)
+            .map_err(|_| UnpackError::OutOfMemory {
+                size: wanted as u64,
+            })?;
+        out.resize(wanted, 0);
+        self.fill(&mut out)?;
+        Ok(out)
+    }
+
+    /// Unpacks into memory that `room` gives for a size of at most `limit` bytes, and which has
+    /// that size.
+    ///
+    /// # Errors
+    /// As [`Payload::unpack`]; `None` of `room` says that there is no memory.
+    pub fn unpack_into<'b>(
+        &self,
+        limit: usize,
+        room: impl FnOnce(usize) -> Option<&'b mut [u8]>,
+    ) -> Result<&'b [u8], UnpackError> {
+        let wanted = self.allowed_size(limit)?;
+        let out = room(wanted).filter(|out| out.len() == wanted);
+        let out = out.ok_or(UnpackError::OutOfMemory {
+            size: wanted as u64,
+        })?;
+        self.fill(out)?;
+        Ok(out)
+    }
+
+    /// Unpacks to all of `out`.
+    fn fill(&self, out: &mut [u8]) -> Result<(), UnpackError> {
+        let (packed, _) = self.split();
+        let wanted = out.len();
+        let filled = match self.format {
+            Format::Elf => {
+                out.copy_from_slice(self.data);
+                Some(wanted)
+            }
+            Format::Zstd => crate::zstd::decode(packed, out),
+            Format::Xz => xz(packed, out),
+            Format::Gzip => gzip::unpack(packed, out),
+            Format::Lz4 => lz4(packed, out),
+            Format::Bzip2 | Format::Lzma | Format::Lzo | Format::Unknown => None,
+        };
+        match filled.ok_or(UnpackError::Corrupt(self.format))? {
+            got if got == wanted => Ok(()),
+            got => Err(UnpackError::WrongSize {
+                wanted: wanted as u64,
+                got: got as u64,
+            }),
+        }
+    }
 }
 
 fn xz(packed: &[u8], out: &mut [u8]) -> Option<usize> {

@@ -79,7 +79,6 @@ const DOORS: &[(&str, &[&str])] = &[
     ("miniz_oxide", &["guest-image"]),
     ("xz4rust", &["guest-image"]),
     ("zstd-rs", &["guest-image"]),
-    ("zstd-safe", &["toolstack"]),
     (
         "bitflags",
         &["xen-abi", "x86-defs", "radon-core", "radon-x86"],

@@ -21,8 +21,8 @@ use super::memory::{
     ACPI_BASE, CONSOLE_GFN, MemoryPlan, SPECIAL_BASE, SPECIAL_END, STORE_GFN, populate_range,
 };
 use super::{start_context, tables};
-use crate::Hypervisor;
 use crate::error::{During as _, Error, Result};
+use crate::{Hypervisor, Loader, PageBytes};
 
 /// Kernels may unpack to this much.
 const MAX_KERNEL: usize = 512 << 20;
@@ -33,30 +33,21 @@ const LOAD_START: u64 = 1 << 20;
 #[derive(Clone, Debug, Default)]
 pub struct Files {
     /// The kernel's file.
-    pub kernel: Vec<u8>,
+    pub kernel: PageBytes,
     /// The initial ramdisk, possibly empty.
-    pub ramdisk: Vec<u8>,
-}
-
-/// Unpacks a zstd payload into `out`, up to its capacity: libzstd needs two thirds of the
-/// instructions of our own decoder, and in dom0 neither C nor its size matters.
-fn zstd(packed: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    zstd_safe::decompress(out, packed).ok().map(drop)
+    pub ramdisk: PageBytes,
 }
 
 /// A new domain's memory. The hypervisor hands out frames filled with zeros, so zeros
-/// need no writing: mapping a page costs some 7,000 instructions.
-struct Sink<'a> {
-    hypervisor: &'a dyn Hypervisor,
-    d: DomId,
-}
+/// need no writing.
+struct Sink<'a>(&'a mut dyn Loader);
 
 impl LoadSink for Sink<'_> {
     type Error = xencall::Error;
     fn write(&mut self, paddr: u64, data: &[u8]) -> xencall::Result<()> {
         for range in written(data) {
             let (at, part) = (paddr + range.start as u64, &data[range]);
-            self.hypervisor.write_memory(self.d, at, part)?;
+            self.0.write(at, part)?;
         }
         Ok(())
     }
@@ -67,8 +58,8 @@ impl LoadSink for Sink<'_> {
 
 /// The parts of `data` between long runs of zeros, in order.
 fn written(data: &[u8]) -> Vec<Range<usize>> {
-    /// Shorter runs do not outweigh another mapping.
-    const RUN: usize = 16 * PAGE_SIZE as usize;
+    /// Shorter runs do not outweigh another call.
+    const RUN: usize = 4 * PAGE_SIZE as usize;
     // Comparing with zeros is the C library's memcmp: quicker than any loop over bytes.
     static ZEROS: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
     let is_zero = |page: &[u8]| ZEROS.get(..page.len()) == Some(page);
@@ -99,11 +90,11 @@ struct Start {
 /// A kernel that cannot be used, memory that is not there, the hypervisor's refusal.
 pub fn build(
     hypervisor: &dyn Hypervisor,
+    loader: &mut dyn Loader,
     d: DomId,
     config: &Config,
     files: &Files,
-    store_port: EvtchnPort,
-    console_port: EvtchnPort,
+    (store_port, console_port): (EvtchnPort, EvtchnPort),
 ) -> Result<()> {
     let plan = MemoryPlan::new(config.max_memory_mib);
     let acpi = config
@@ -125,10 +116,10 @@ pub fn build(
     populate_range(hypervisor, d, SPECIAL_BASE, SPECIAL_END - SPECIAL_BASE)?;
     if let Some(acpi) = &acpi {
         populate_range(hypervisor, d, ACPI_BASE, acpi.bytes.len() as u64)?;
-        hypervisor.write_memory(d, ACPI_BASE, &acpi.bytes)?;
+        loader.write(ACPI_BASE, &acpi.bytes)?;
     }
     let rsdp = acpi.as_ref().map_or(0, |acpi| acpi.rsdp);
-    let start = load(hypervisor, d, config, files, &plan, (&map, rsdp))?;
+    let start = load(loader, config, files, &plan, (&map, rsdp))?;
 
     let params = [
         (HVM_PARAM_STORE_PFN, STORE_GFN.0),
@@ -150,8 +141,7 @@ pub fn build(
 }
 
 fn load(
-    hypervisor: &dyn Hypervisor,
-    d: DomId,
+    loader: &mut dyn Loader,
     config: &Config,
     files: &Files,
     plan: &MemoryPlan,
@@ -159,7 +149,12 @@ fn load(
 ) -> Result<Start> {
     let path = config.kernel.as_deref().unwrap_or_default();
     let doing = || format!("loading the kernel {path}");
-    let kernel = Kernel::open_with(&files.kernel, MAX_KERNEL, zstd).during(doing)?;
+    let mut room = PageBytes::default();
+    let kernel = Kernel::open_into(&files.kernel, MAX_KERNEL, |size| {
+        room = PageBytes::zeroed(size);
+        Some(room.as_mut())
+    })
+    .during(doing)?;
     let image = kernel.pvh_image().during(doing)?;
     let free = LOAD_START..plan.low_end.max(LOAD_START);
     let placement = image
@@ -197,13 +192,11 @@ fn load(
         .build()
         .map_err(|error| Error::new(doing(), error.to_string(), ""))?;
 
-    let mut sink = Sink { hypervisor, d };
+    let mut sink = Sink(&mut *loader);
     let loaded = image.load(&placement, &mut sink).during(doing)?;
-    hypervisor
-        .write_memory(d, info.paddr, &bytes)
-        .during(doing)?;
-    hypervisor
-        .write_memory(d, ramdisk, &files.ramdisk)
+    loader.write(info.paddr, &bytes).during(doing)?;
+    loader
+        .write(ramdisk, &files.ramdisk)
         .during(|| "loading the ramdisk".into())?;
     Ok(Start {
         // `pvh_image` has checked that there is one.
@@ -230,49 +223,10 @@ fn too_small(path: &str, range: &Range<u64>, config: &Config) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use guest_image::payload::{Format, Payload, UnpackError};
-    use guest_image::testing::pack;
-
-    fn data() -> Vec<u8> {
-        (0..100_000_u32).flat_map(u32::to_le_bytes).collect()
-    }
-
-    #[test]
-    fn both_zstd_decoders_agree() {
-        let packed = pack(Format::Zstd, &data());
-        let payload = Payload::new(&packed);
-        let ours = payload.unpack(1 << 20);
-        assert_eq!(ours, Ok(data()));
-        assert_eq!(payload.unpack_with(1 << 20, zstd), ours);
-    }
-
-    #[test]
-    fn damaged_payloads_are_refused() {
-        let packed = pack(Format::Zstd, &data());
-        let body = packed.len() - 4;
-        let corrupt = Err(UnpackError::Corrupt(Format::Zstd));
-        for at in (8..body).step_by(body / 50 + 1) {
-            let mut bad = packed.clone();
-            bad[at] ^= 0x10;
-            let result = Payload::new(&bad).unpack_with(1 << 20, zstd);
-            assert!(result != Ok(data()), "byte {at}");
-            let mut cut = packed[..at].to_vec();
-            cut.extend_from_slice(&packed[body..]);
-            let result = Payload::new(&cut).unpack_with(1 << 20, zstd);
-            assert_eq!(result, corrupt, "cut at {at}");
-        }
-        // It says less, or more, than comes out.
-        for wrong in [1000_u32, 400_001] {
-            let mut bad = packed.clone();
-            bad[body..].copy_from_slice(&wrong.to_le_bytes());
-            let result = Payload::new(&bad).unpack_with(1 << 20, zstd);
-            assert!(result.is_err(), "size {wrong}");
-        }
-    }
 
     #[test]
     fn long_runs_of_zeros_are_not_written() {
-        const RUN: usize = 16 * 4096;
+        const RUN: usize = 4 * 4096;
         assert_eq!(written(&[]), []);
         assert_eq!(written(&[0; 5 * RUN]), []);
         let mut data = vec![0; 5 * RUN + 7];

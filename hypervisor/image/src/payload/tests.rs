@@ -67,6 +67,41 @@ fn every_format_unpacks() {
 }
 
 #[test]
+fn the_caller_may_bring_the_memory() {
+    let data = lines();
+    let wanted = data.len();
+    for format in PACKED {
+        let packed = packed(format, &data);
+        let payload = Payload::new(&packed);
+        let mut room = vec![0xee; wanted + 1];
+        let fits = payload.unpack_into(wanted, |size| room.get_mut(..size));
+        assert_eq!(fits, Ok(&*data), "{format}");
+        let none = Err(UnpackError::OutOfMemory {
+            size: wanted as u64,
+        });
+        assert_eq!(payload.unpack_into(wanted, |_| None), none);
+        let other_size = payload.unpack_into(wanted, |size| room.get_mut(..size + 1));
+        assert_eq!(other_size, none);
+        let mut was_asked = false;
+        let too_large = payload.unpack_into(wanted - 1, |_| {
+            was_asked = true;
+            None
+        });
+        assert!(matches!(too_large, Err(UnpackError::TooLarge { .. })) && !was_asked);
+    }
+    let file = build_bzimage(&pack(Format::Zstd, &build_kernel()));
+    let mut room = Vec::new();
+    let kernel = Kernel::open_into(&file, 1 << 20, |size| {
+        room = vec![0; size];
+        Some(&mut room[..])
+    });
+    assert_eq!(
+        kernel.unwrap().elf,
+        Kernel::open(&file, 1 << 20).unwrap().elf
+    );
+}
+
+#[test]
 fn large_lz4_has_several_blocks() {
     let data: Vec<u8> = (0..(9u32 << 20)).map(|i| (i >> 10) as u8).collect();
     let packed = pack(Format::Lz4, &data);

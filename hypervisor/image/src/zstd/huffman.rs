@@ -168,8 +168,9 @@ fn coded_weights(src: &[u8], weights: &mut [u8; 256]) -> Option<usize> {
     }
     let mut count = 0;
     loop {
-        for turn in 0..2 {
-            bits.refill();
+        bits.refill();
+        // Eight times six bits.
+        for turn in [0, 1, 0, 1, 0, 1, 0, 1] {
             let &(symbol, next, width) = table.get(states[turn])?;
             // Room for the last one, which is not sent.
             *weights.get_mut(..255)?.get_mut(count)? = symbol;
