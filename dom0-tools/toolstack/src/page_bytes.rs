@@ -35,18 +35,18 @@ impl PageBytes {
         source.read_to_end(&mut bytes)?;
         Ok(Self { bytes, start })
     }
-
-    /// To be written.
-    #[must_use]
-    pub fn as_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.start..).unwrap_or_default()
-    }
 }
 
 impl std::ops::Deref for PageBytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         self.bytes.get(self.start..).unwrap_or_default()
+    }
+}
+
+impl std::ops::DerefMut for PageBytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.start..).unwrap_or_default()
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(&*read, &*data);
         let mut zeros = PageBytes::zeroed(5000);
         assert_eq!((zeros.len(), zeros.as_ptr().align_offset(PAGE)), (5000, 0));
-        zeros.as_mut()[4999] = 1;
+        zeros[4999] = 1;
         assert_eq!(
             zeros.iter().map(|byte| usize::from(*byte)).sum::<usize>(),
             1

@@ -179,7 +179,7 @@ impl Gntdev {
                 dest_offset: write.offset,
                 dest_domain: domain,
                 len,
-                flags: GNTCOPY_dest_gref as u16,
+                flags: GNTCOPY_dest_gref,
                 status: GNTST_okay,
             });
         }

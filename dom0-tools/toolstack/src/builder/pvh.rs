@@ -152,7 +152,7 @@ fn load(
     let mut room = PageBytes::default();
     let kernel = Kernel::open_into(&files.kernel, MAX_KERNEL, |size| {
         room = PageBytes::zeroed(size);
-        Some(room.as_mut())
+        Some(&mut room[..])
     })
     .during(doing)?;
     let image = kernel.pvh_image().during(doing)?;
