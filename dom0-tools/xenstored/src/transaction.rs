@@ -94,7 +94,10 @@ impl Transaction {
     /// whose permissions decided.
     pub fn look_up(&mut self, path: &str) {
         self.see(path, Aspect::Node);
-        let Err((_, depth)) = self.base.find(path) else {
+        // Also where it is gone by a change of this transaction's.
+        let trees = [&self.base, &self.tree];
+        let depths = trees.into_iter().filter_map(|tree| tree.find(path).err());
+        let Some(depth) = depths.map(|(_, depth)| depth).min() else {
             return;
         };
         // Those that are missing, and the one above them.
