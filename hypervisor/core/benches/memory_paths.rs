@@ -153,7 +153,7 @@ fn world() -> World {
     let mem = Words(words);
     let mut info = Vec::new();
     info.resize_with(FRAMES as usize, FrameInfo::new);
-    let frames = FrameTable::new(Vec::leak(info));
+    let frames = FrameTable::new(Vec::leak(info), Vec::leak(vec![0; 64]));
     frames.add_range(Mfn(1), Mfn(FRAMES));
     frames.account(D).set_max(u32::MAX);
     let scrub = radon_core::mm::Scrub::Skip;

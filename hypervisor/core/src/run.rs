@@ -157,6 +157,10 @@ fn idle<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {
         hv.machine
             .set_deadline((first != u64::MAX).then_some(Ns(first)));
     }
+    hv.mm.scrub_while(&hv.machine, || {
+        hv.machine.irq_window();
+        cpu.work.load(Ordering::Relaxed) == 0
+    });
     cpu.is_idle.store(true, Ordering::SeqCst);
     if cpu.work.load(Ordering::SeqCst) == 0 {
         hv.machine.idle();

@@ -19,8 +19,8 @@ mod unused;
 mod value;
 
 pub use options::{
-    ConsoleSet, Dom0Flags, Dom0Mem, Dom0MemError, Dom0Memory, IommuOptions, LogLevels, MemSize,
-    Options, RebootMethod, SchedulerKind, Timestamps, VcpuCount, Watchdog,
+    BootScrub, ConsoleSet, Dom0Flags, Dom0Mem, Dom0MemError, Dom0Memory, IommuOptions, LogLevels,
+    MemSize, Options, RebootMethod, SchedulerKind, Timestamps, VcpuCount, Watchdog,
 };
 pub use serial::{Parity, SerialConfig};
 
@@ -269,6 +269,7 @@ impl<'a> Options<'a> {
             b"maxcpus" => {
                 self.maxcpus = Some(integer(value)?).filter(|&count| count != 0);
             }
+            b"bootscrub" => self.bootscrub = BootScrub::parse(value).map_err(bad)?,
             b"mem" => self.mem = Some(size(text).filter(|&size| size != 0).ok_or(SIZE)?),
             b"cpuid" => self.cpuid = text,
             b"iommu" if value.is_some_and(|text| boolean(text).is_none()) => {
@@ -298,6 +299,10 @@ impl<'a> Options<'a> {
             b"iommu" => &mut self.iommu.enable,
             b"watchdog" => {
                 self.watchdog = Watchdog::parse(value).map_err(bad)?;
+                return Ok(());
+            }
+            b"bootscrub" => {
+                self.bootscrub = BootScrub::parse(value).map_err(bad)?;
                 return Ok(());
             }
             b"edd" | b"edid" => return Ok(()),

@@ -60,6 +60,8 @@ pub struct Options<'a> {
     pub conswitch: Option<u8>,
     /// Leave the input with the debug keys when dom0 starts (`conswitch=ax`).
     pub conswitch_stay: bool,
+    /// When memory that is free at boot is zeroed.
+    pub bootscrub: BootScrub,
     /// Ignore memory above this address.
     pub mem: Option<u64>,
     /// CPUID features to hide or show, for `cpu_policy`.
@@ -103,9 +105,34 @@ impl Default for Options<'_> {
             vga_keep: false,
             conswitch: None,
             conswitch_stay: false,
+            bootscrub: BootScrub::Idle,
             mem: None,
             cpuid: &[],
             dom0_extra: &[],
+        }
+    }
+}
+
+/// When memory that is free at boot is zeroed; none is handed out before it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootScrub {
+    /// By idle CPUs.
+    Idle,
+    /// Before dom0 starts.
+    Boot,
+    /// When it is handed out.
+    Late,
+}
+
+impl BootScrub {
+    pub(super) fn parse(value: Option<&[u8]>) -> Result<Self, Bad> {
+        match value {
+            Some(b"idle") => Ok(Self::Idle),
+            _ => match value.map_or(Some(true), boolean) {
+                Some(true) => Ok(Self::Boot),
+                Some(false) => Ok(Self::Late),
+                None => Err(Bad("write idle, yes or no")),
+            },
         }
     }
 }

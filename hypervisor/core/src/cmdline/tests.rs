@@ -312,6 +312,15 @@ fn screen_input_and_faults() {
     assert!(!usual.vga_keep && !usual.debug_faults && usual.conswitch.is_none());
     assert!(clean("vga=keep").vga_keep && clean("vga=current,keep").vga_keep);
     assert!(clean("debug_faults").debug_faults);
+    assert_eq!(usual.bootscrub, BootScrub::Idle);
+    for (line, wanted) in [
+        ("bootscrub=idle", BootScrub::Idle),
+        ("bootscrub", BootScrub::Boot),
+        ("bootscrub=no", BootScrub::Late),
+        ("no-bootscrub", BootScrub::Late),
+    ] {
+        assert_eq!(clean(line).bootscrub, wanted, "{line}");
+    }
     let options = clean("conswitch=bx");
     assert_eq!(
         (options.conswitch, options.conswitch_stay),

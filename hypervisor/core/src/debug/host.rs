@@ -29,6 +29,8 @@ pub(super) fn memory<M: Machine>(hv: &Hypervisor<M>, out: &mut Report<'_, M>) ->
         )?,
         None => writeln!(out, "  somebody holds the allocator's lock")?,
     }
+    let dirty = hv.mm.dirty_blocks();
+    writeln!(out, "  to be zeroed: parts of {dirty} blocks of 2 MiB")?;
     let used = hv.mm.account(DomId::XEN).total();
     writeln!(out, "  hypervisor: {used} frames")?;
     let mut next = DomId(0);

@@ -31,7 +31,7 @@ impl World {
         let mem = FakeMem::new(256, 256);
         let mut info = Vec::new();
         info.resize_with(256, FrameInfo::new);
-        let frames = FrameTable::new(Vec::leak(info));
+        let frames = FrameTable::new(Vec::leak(info), Vec::leak(vec![0; 64]));
         frames.add_range(Mfn(1), Mfn(256));
         frames.account(D).set_max(1000);
         frames

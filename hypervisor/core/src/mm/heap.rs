@@ -5,14 +5,15 @@
 //! listed by *zone* (bit length of the frame number, so that an address limit is a limit
 //! of zones) and order.  Requests are served from the highest zone that has room, to keep
 //! low addresses for those who need them.  In a list, dirty chunks stand at the front and
-//! clean ones at the back: allocation takes from the back, scrubbing from the front.
+//! clean ones at the back, from where allocation takes. Which frames are still to be zeroed
+//! is told in [`super::scrub`].
 //!
 //! Single frames go through a short stack of hot frames, so that the usual allocation or
 //! release neither splits nor merges.
 
 use super::frame::{FrameInfo, word};
-use crate::machine::FrameMem;
-use core::sync::atomic::Ordering::{Relaxed, Release};
+use super::scrub::Dirty;
+use core::sync::atomic::Ordering::Relaxed;
 use xen_abi::Mfn;
 
 /// Largest order of a chunk: 1 GiB.
@@ -21,8 +22,6 @@ const ORDERS: usize = MAX_ORDER as usize + 1;
 /// Frame numbers have at most 32 bits; zone *z* holds those of exactly *z* bits.
 const ZONES: usize = 33;
 const HOT: usize = 32;
-/// Clean frames that one scrub step passes over.
-const SCRUB_SKIP: u32 = 256;
 
 /// Figures of the allocator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,8 +45,7 @@ pub(super) struct Heap {
     pub(super) stats: HeapStats,
     hot: [u32; HOT],
     hot_len: usize,
-    /// Chunk being scrubbed, its order, and the next frame in it.
-    scrub: (u32, u8, u32),
+    pub(super) dirty: Dirty,
 }
 
 #[inline]
@@ -57,11 +55,11 @@ fn zone_of(m: u32) -> usize {
 
 /// The records, indexed by the frame numbers of the lists.
 #[derive(Clone, Copy)]
-struct Records<'a>(&'a [FrameInfo]);
+pub(super) struct Records<'a>(pub(super) &'a [FrameInfo]);
 
 impl Records<'_> {
     #[inline]
-    fn at(&self, m: u32) -> &FrameInfo {
+    pub(super) fn at(&self, m: u32) -> &FrameInfo {
         &self.0[m as usize]
     }
     #[inline]
@@ -94,7 +92,7 @@ impl Records<'_> {
 }
 
 impl Heap {
-    pub(super) const fn new() -> Self {
+    pub(super) const fn new(dirty: Dirty) -> Self {
         Self {
             heads: [[0; ORDERS]; ZONES],
             orders: [0; ZONES],
@@ -106,12 +104,12 @@ impl Heap {
             },
             hot: [0; HOT],
             hot_len: 0,
-            scrub: (0, 0, 0),
+            dirty,
         }
     }
 
     /// Puts a chunk whose records are clear (but for `CLEAN`) on its list.
-    fn link(&mut self, info: &[FrameInfo], m: u32, order: u8, chunk_clean: u64) {
+    pub(super) fn link(&mut self, info: &[FrameInfo], m: u32, order: u8, chunk_clean: u64) {
         let r = Records(info);
         let (z, o) = (zone_of(m), usize::from(order));
         let clean = r.at(m).count.load(Relaxed) & word::CLEAN;
@@ -135,14 +133,10 @@ impl Heap {
     }
 
     /// Takes a chunk off its list; its head keeps nothing but `CLEAN`. Returns its `CHUNK_CLEAN`.
-    fn unlink(&mut self, info: &[FrameInfo], m: u32, order: u8) -> u64 {
+    pub(super) fn unlink(&mut self, info: &[FrameInfo], m: u32, order: u8) -> u64 {
         let r = Records(info);
         let (z, o) = (zone_of(m), usize::from(order));
         let (next, prev) = r.links(m);
-        if m == self.scrub.0 {
-            // It may come back dirty.
-            self.scrub.0 = 0;
-        }
         if next == m {
             self.heads[z][o] = 0;
             self.orders[z] &= !(1 << o);
@@ -162,18 +156,19 @@ impl Heap {
         w & word::CHUNK_CLEAN
     }
 
-    /// Merges a chunk with its free buddies and lists the result.
-    fn insert(&mut self, info: &[FrameInfo], mut m: u32, mut order: u8, mut clean: u64) {
+    /// Merges a chunk, which may hold anything, with its free buddies and lists the result.
+    fn insert(&mut self, info: &[FrameInfo], mut m: u32, mut order: u8) {
+        self.dirty.mark(m, order);
         while order < MAX_ORDER {
             let buddy = m ^ (1 << order);
             if Records(info).head(buddy, order).is_none() {
                 break;
             }
-            clean &= self.unlink(info, buddy, order);
+            self.unlink(info, buddy, order);
             m &= !(1 << order);
             order += 1;
         }
-        self.link(info, m, order, clean);
+        self.link(info, m, order, 0);
     }
 
     /// Adds the free frames `start..end` (not yet managed), which may hold anything.
@@ -184,7 +179,7 @@ impl Heap {
             let fits = (u32::BITS - 1 - (end - start).leading_zeros()).min(start.trailing_zeros());
             #[expect(clippy::cast_possible_truncation, reason = "at most 18")]
             let order = fits.min(u32::from(MAX_ORDER)) as u8;
-            self.insert(info, start, order, 0);
+            self.insert(info, start, order);
             start += 1 << order;
         }
     }
@@ -250,7 +245,7 @@ impl Heap {
             self.hot[self.hot_len] = m;
             self.hot_len += 1;
         } else {
-            self.insert(info, m, order, 0);
+            self.insert(info, m, order);
         }
     }
 
@@ -260,14 +255,14 @@ impl Heap {
         for i in 0..gone {
             let m = self.hot[i];
             info[m as usize].count.store(0, Relaxed);
-            self.insert(info, m, 0, 0);
+            self.insert(info, m, 0);
         }
         self.hot.copy_within(gone..self.hot_len, 0);
         self.hot_len -= gone;
     }
 
     /// The free chunk that holds `m`.
-    fn chunk_of(&self, info: &[FrameInfo], m: u32) -> Option<(u32, u8)> {
+    pub(super) fn chunk_of(&self, info: &[FrameInfo], m: u32) -> Option<(u32, u8)> {
         (0..=MAX_ORDER).find_map(|order| {
             let head = m & !((1u32 << order) - 1);
             Records(info).head(head, order).map(|_| (head, order))
@@ -310,59 +305,6 @@ impl Heap {
         }
     }
 
-    /// Zeros one dirty free frame, if there is one within a few records' reach.
-    /// `false` when no dirty chunk is left.
-    pub(super) fn scrub(&mut self, info: &[FrameInfo], mem: &impl FrameMem) -> bool {
-        let Some((m, order)) = self.dirty_chunk(info) else {
-            return false;
-        };
-        let (head, head_order, mut next) = self.scrub;
-        if (head, head_order) != (m, order) {
-            next = 0;
-        }
-        for _ in 0..SCRUB_SKIP {
-            if next == 1 << order {
-                self.unlink(info, m, order);
-                self.link_clean(info, m, order);
-                return true;
-            }
-            let record = &info[(m + next) as usize].count;
-            let w = record.load(Relaxed);
-            next += 1;
-            if w & word::CLEAN == 0 {
-                mem.zero_frame(Mfn(u64::from(m + next - 1)));
-                record.store(w | word::CLEAN, Release);
-                break;
-            }
-        }
-        self.scrub = (m, order, next);
-        true
-    }
-
-    /// Lists a wholly clean chunk, behind the dirty ones, so that the scrubber comes to its end.
-    fn link_clean(&mut self, info: &[FrameInfo], m: u32, order: u8) {
-        self.link(info, m, order, word::CHUNK_CLEAN);
-    }
-
-    fn dirty_chunk(&self, info: &[FrameInfo]) -> Option<(u32, u8)> {
-        let mut zones = self.zones;
-        while zones != 0 {
-            let z = 63 - zones.leading_zeros();
-            zones &= !(1 << z);
-            let mut orders = self.orders[z as usize];
-            while orders != 0 {
-                #[expect(clippy::cast_possible_truncation, reason = "at most 18")]
-                let o = orders.trailing_zeros() as u8;
-                orders &= orders - 1;
-                let first = self.heads[z as usize][usize::from(o)];
-                if info[first as usize].count.load(Relaxed) & word::CHUNK_CLEAN == 0 {
-                    return Some((first, o));
-                }
-            }
-        }
-        None
-    }
-
     /// Checks every list against the records (tests).
     #[cfg(test)]
     pub(super) fn check(&self, info: &[FrameInfo]) {
@@ -385,6 +327,8 @@ impl Heap {
                     } else {
                         assert!(!clean_began, "a dirty chunk behind a clean one");
                     }
+                    #[expect(clippy::cast_possible_truncation, reason = "at most 18")]
+                    self.check_clean(info, m, o as u8);
                     seen += 1u64 << o;
                     let (next, _) = r.links(m);
                     assert_eq!(r.links(next).1, m);

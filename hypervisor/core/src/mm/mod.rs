@@ -11,7 +11,7 @@
 //! - [`FrameTable::get_type`] / [`FrameTable::put_type`]: typed references (PV page tables, descriptors,
 //!   writable): the type can change only while nobody uses the frame as another type.
 //! - [`FrameTable::alloc`]: 2^order frames for a domain, within its quota and everybody's claims,
-//!   below an address limit if asked, zeroed lazily (a record knows whether its free frame is clean).
+//!   below an address limit if asked, zeroed by idle CPUs beforehand or else then (a record knows whether its free frame is clean).
 //! - [`FrameTable::alloc_range`]: exactly these frames, for the direct-mapped dom0.
 //! - [`XenFrames`]: the hypervisor's own frames, as a `FrameSource`.
 //!
@@ -24,6 +24,7 @@
 mod account;
 mod frame;
 mod heap;
+mod scrub;
 mod table;
 mod types;
 

@@ -3,10 +3,14 @@
 use super::account::{Account, Accounts};
 use super::frame::{FrameInfo, word};
 use super::heap::{Heap, HeapStats, MAX_ORDER};
+use super::scrub::{BLOCK, Dirty};
 use super::types::{FrameType, TypeBusy, TypeState};
 use crate::machine::{FrameMem, FrameSource};
+use crate::sync::atomic::{AtomicBool, AtomicU32};
 use crate::sync::{Lock, Rank};
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
 use xen_abi::{DomId, Errno, Mfn};
 
 /// Why an allocation failed.
@@ -63,21 +67,37 @@ pub struct FrameTable {
     info: &'static [FrameInfo],
     heap: Lock<Heap>,
     accounts: Accounts,
+    /// How many bits [`Dirty`] has set, to be read without the lock.
+    dirty_blocks: Arc<AtomicU32>,
+    /// A CPU zeros free frames.
+    is_scrubbing: AtomicBool,
 }
 
 impl FrameTable {
-    /// A table over zeroed records, one per frame from frame 0; everything is unmanaged.
+    /// A table over zeroed records, one per frame from frame 0, and [`Self::dirty_words`] zeroed
+    /// words; everything is unmanaged.
     ///
     /// # Panics
-    /// When there are more than 2^32 - 1 records.
+    /// When there are more than 2^32 - 1 records, or too few words.
     #[must_use]
-    pub fn new(info: &'static [FrameInfo]) -> Self {
+    pub fn new(info: &'static [FrameInfo], dirty: &'static mut [u64]) -> Self {
         assert!(u32::try_from(info.len()).is_ok(), "over 16 TiB of frames");
+        assert!(dirty.len() as u64 >= Self::dirty_words(info.len() as u64));
+        let dirty_blocks = Arc::new(AtomicU32::new(0));
+        let dirty = Dirty::new(dirty, dirty_blocks.clone());
         Self {
             info,
-            heap: Lock::new(Rank::Heap, Heap::new()),
+            heap: Lock::new(Rank::Heap, Heap::new(dirty)),
             accounts: Accounts::new(),
+            dirty_blocks,
+            is_scrubbing: AtomicBool::new(false),
         }
+    }
+
+    /// Words with a bit for each block of [`BLOCK`] frames.
+    #[must_use]
+    pub const fn dirty_words(frames: u64) -> u64 {
+        frames.div_ceil(BLOCK as u64 * u64::BITS as u64)
     }
 
     /// Number of records: frames from this on do not exist for the table.
@@ -451,9 +471,30 @@ impl FrameTable {
         Ok(())
     }
 
-    /// Zeros at most one free frame; `false` when nothing is left to do. For idle CPUs, if at all:
-    /// allocation zeros what nobody has zeroed before.
-    pub fn scrub_step(&self, mem: &impl FrameMem) -> bool {
+    /// Forgets which free frames are to be zeroed before somebody asks for them: allocation zeros them.
+    pub fn leave_dirty(&self) {
+        self.heap.lock().dirty.forget();
+    }
+
+    /// Blocks of 2 MiB that hold free frames which are not known to be zero.
+    #[inline]
+    #[must_use]
+    pub fn dirty_blocks(&self) -> u32 {
+        self.dirty_blocks.load(Relaxed)
+    }
+
+    /// Zeros free frames, one after each `true` of `may_go_on`, until none is left. For idle CPUs; when
+    /// one does it the others return at once.
+    pub fn scrub_while(&self, mem: &impl FrameMem, mut may_go_on: impl FnMut() -> bool) {
+        if self.dirty_blocks() == 0 || self.is_scrubbing.swap(true, Acquire) {
+            return;
+        }
+        while may_go_on() && self.scrub_step(mem) {}
+        self.is_scrubbing.store(false, Release);
+    }
+
+    /// Zeros at most one free frame; `false` when none is left.
+    pub(super) fn scrub_step(&self, mem: &impl FrameMem) -> bool {
         self.heap.lock().scrub(self.info, mem)
     }
 

@@ -7,13 +7,13 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use xen_abi::{DomId, Errno, Mfn};
 
-const FRAMES: u64 = 700;
+const FRAMES: u64 = 1300;
 const D: [DomId; 3] = [DomId(0), DomId(1), DomId(300)];
 
 fn table(frames: u64) -> FrameTable {
     let mut info = Vec::new();
     info.resize_with(usize::try_from(frames).expect("small"), FrameInfo::new);
-    FrameTable::new(Vec::leak(info))
+    FrameTable::new(Vec::leak(info), Vec::leak(vec![0; 2]))
 }
 
 fn world() -> (FakeMem, FrameTable) {
@@ -39,7 +39,7 @@ enum Op {
     Xen(u8),
     XenFree(usize),
     Steal(usize, usize),
-    Scrub,
+    Scrub(u8),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -54,7 +54,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0u8..5).prop_map(Op::Xen),
         1 => any::<usize>().prop_map(Op::XenFree),
         1 => (any::<usize>(), d).prop_map(|(i, d)| Op::Steal(i, d)),
-        2 => Just(Op::Scrub),
+        6 => (1u8..200).prop_map(Op::Scrub),
     ]
 }
 
@@ -203,8 +203,12 @@ fn step(op: Op, mem: &FakeMem, t: &FrameTable, model: &mut Model) {
                 f.owner = D[d];
             }
         }
-        Op::Scrub => {
-            t.scrub_step(mem);
+        Op::Scrub(steps) => {
+            let mut steps = steps;
+            t.scrub_while(mem, || {
+                steps -= 1;
+                steps > 0
+            });
         }
     }
 }
@@ -316,6 +320,44 @@ fn a_half_scrubbed_chunk_that_was_used_is_scrubbed_anew() {
 }
 
 #[test]
+fn scrubbing_is_as_long_as_what_was_freed() {
+    // A frame is freed into a chunk of 8 MiB that is clean.
+    let mem = FakeMem::new(6000, 6000);
+    let t = table(6000);
+    t.account(D[0]).set_max(u32::MAX);
+    t.add_range(Mfn(1), Mfn(6000));
+    t.scrub_while(&mem, || true);
+    assert_eq!(t.dirty_blocks(), 0);
+    t.alloc_range(&mem, D[0], Mfn(2100), 1, Scrub::Skip)
+        .expect("free");
+    mem.store64(Mfn(2100).maddr(), 0xbad);
+    assert!(t.put_alloc(Mfn(2100), D[0]));
+    // It leaves the hot ones.
+    assert!(t.alloc(&mem, D[0], AllocArgs::order(8)).is_ok());
+    t.alloc_range(&mem, D[0], Mfn(5000), 1, Scrub::Skip)
+        .expect("free");
+    assert_eq!(t.dirty_blocks(), 1);
+    let mut steps = 0;
+    t.scrub_while(&mem, || {
+        steps += 1;
+        true
+    });
+    assert_eq!((steps, t.dirty_blocks()), (3, 0));
+    assert_eq!(mem.load64(Mfn(2100).maddr()), 0);
+    t.check();
+}
+
+#[test]
+fn what_is_left_dirty_is_zeroed_when_it_is_handed_out() {
+    let (mem, t) = world();
+    t.add_range(Mfn(1), Mfn(FRAMES));
+    t.leave_dirty();
+    t.scrub_while(&mem, || panic!("nothing is to be done"));
+    let m = t.alloc(&mem, D[0], AllocArgs::order(3)).expect("room");
+    assert_eq!(mem.load64(m.maddr()), 0);
+}
+
+#[test]
 fn types_exclude_each_other() {
     let (mem, t) = world();
     t.add_range(Mfn(1), Mfn(FRAMES));
@@ -379,6 +421,15 @@ fn threads_race_for_frames_and_references() {
     t.add_range(Mfn(1), Mfn(FRAMES));
     let shared = t.alloc(&mem, D[2], AllocArgs::order(0)).expect("room");
     std::thread::scope(|s| {
+        s.spawn(|| {
+            for _ in 0..500 {
+                let mut left = 5;
+                t.scrub_while(&mem, || {
+                    left -= 1;
+                    left > 0
+                });
+            }
+        });
         for i in 0..4u64 {
             let (mem, t) = (&mem, &t);
             s.spawn(move || {

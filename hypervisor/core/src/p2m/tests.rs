@@ -487,7 +487,7 @@ fn references_are_on_the_frame_that_was_mapped() {
     let mem = FakeMem::new(200, 200);
     let mut info = Vec::new();
     info.resize_with(200, FrameInfo::new);
-    let frames = FrameTable::new(Vec::leak(info));
+    let frames = FrameTable::new(Vec::leak(info), Vec::leak(vec![0; 64]));
     frames.add_range(Mfn(1), Mfn(200));
     frames.account(OWNER).set_max(100);
     let src = frames.xen(&mem);

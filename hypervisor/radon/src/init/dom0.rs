@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use radon_core::cmdline::BootScrub;
 use radon_core::dom0::acpi::HostTable;
 use radon_core::dom0::build::{self, HostIoApic, Input};
 use radon_core::dom0::command_line;
@@ -138,5 +139,9 @@ pub(super) fn build<M: Machine>(hv: &Hypervisor<M>, parts: Parts) -> Arc<Domain<
         Mfn(kernel.at >> 12),
         Mfn((kernel.at + kernel.len).div_ceil(4096)),
     );
+    if hv.options.bootscrub == BootScrub::Boot {
+        log::info!("Zeroing free memory (bootscrub)");
+        hv.mm.scrub_while(&hv.machine, || true);
+    }
     d
 }

@@ -6,6 +6,7 @@ use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 
 use guest_image::memory::MemoryType;
+use radon_core::cmdline::BootScrub;
 use radon_core::hypervisor::Hypervisor;
 use radon_core::machine::{FrameSource, Machine};
 use radon_core::mm::{FrameInfo, FrameTable};
@@ -70,7 +71,7 @@ pub(super) fn too_little() -> ! {
 ///
 /// # Safety
 /// All bytes `fill` are a valid `T`.
-unsafe fn carve_table<T>(carver: &mut Carver<'_>, count: u64, fill: u8) -> &'static [T] {
+unsafe fn carve_table<T>(carver: &mut Carver<'_>, count: u64, fill: u8) -> &'static mut [T] {
     let Some((at, _)) = carver.take(count * size_of::<T>() as u64, 4096) else {
         too_little()
     };
@@ -78,7 +79,7 @@ unsafe fn carve_table<T>(carver: &mut Carver<'_>, count: u64, fill: u8) -> &'sta
     // SAFETY: just carved out of RAM, mapped by the boot tables; the caller answers for the bytes.
     unsafe {
         core::ptr::write_bytes(p, fill, count * size_of::<T>());
-        core::slice::from_raw_parts(p.cast::<T>(), count)
+        core::slice::from_raw_parts_mut(p.cast::<T>(), count)
     }
 }
 
@@ -133,10 +134,13 @@ pub(super) fn init(loaded: &Loaded, mut carver: Carver<'_>) -> (Memory, Firmware
     let info: &'static [FrameInfo] = unsafe { carve_table(&mut carver, top, 0) };
     // SAFETY: atomic words have no invalid value.
     let m2p: &'static [AtomicU64] = unsafe { carve_table(&mut carver, top, 0xff) };
+    let words = FrameTable::dirty_words(top);
+    // SAFETY: a number may have any value.
+    let dirty: &'static mut [u64] = unsafe { carve_table(&mut carver, words, 0) };
     let found = firmware::find(loaded.rsdp.clone()).unwrap_or_else(|e| fatal::refuse(&e));
     console::pause_screen();
     final_page_tables(&mut carver, top, &mapped_ranges(map, &found));
-    let frames: &'static FrameTable = Box::leak(Box::new(FrameTable::new(info)));
+    let frames: &'static FrameTable = Box::leak(Box::new(FrameTable::new(info, dirty)));
     for slot in &loaded.temporary {
         carver.release(*slot);
     }
@@ -145,6 +149,9 @@ pub(super) fn init(loaded: &Loaded, mut carver: Carver<'_>) -> (Memory, Firmware
     for r in ram().filter(|r| r.end <= 1 << 20) {
         let (a, b) = (r.start.div_ceil(4096).max(1), r.end >> 12);
         frames.add_range(Mfn(a), Mfn(b));
+    }
+    if loaded.options.bootscrub == BootScrub::Late {
+        frames.leave_dirty();
     }
     heap::use_frames(frames);
     FRAMES.call_once(|| frames);

@@ -50,7 +50,16 @@ const KEYS: &[Key] = &[
     ('r', &["credit2", "run queue 0", "CPU0: ", "CPU1: "]),
     ('e', &["d0: ", "virq 0", "virq 2"]),
     ('g', &["d0: ", "grant table"]),
-    ('m', &["Physical memory:", "free", "hypervisor: ", "d0: "]),
+    (
+        'm',
+        &[
+            "Physical memory:",
+            "free",
+            "to be zeroed: parts of 0 blocks",
+            "hypervisor: ",
+            "d0: ",
+        ],
+    ),
     ('i', &["Interrupts of devices:", "GSI "]),
     ('M', &["Message-signalled interrupts:"]),
     ('z', &["IO-APIC ", "pin  4: vector 0xf0"]),

@@ -45,7 +45,7 @@ impl World {
         let mem = FakeMem::new(count, count);
         let mut info = Vec::new();
         info.resize_with(count as usize, FrameInfo::new);
-        let frames = FrameTable::new(Vec::leak(info));
+        let frames = FrameTable::new(Vec::leak(info), Vec::leak(vec![0; 64]));
         frames.add_range(Mfn(1), Mfn(count));
         let doms = (0..doms)
             .map(|d| Self::domain(&mem, &frames, DomId(d)))

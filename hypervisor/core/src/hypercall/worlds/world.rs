@@ -70,9 +70,11 @@ impl World {
             info.resize_with(count, FrameInfo::new);
             alloc::vec::Vec::leak(info)
         };
-        let mm: &'static FrameTable = alloc::boxed::Box::leak(alloc::boxed::Box::new(
-            FrameTable::new(leak(frames as usize)),
-        ));
+        let mm: &'static FrameTable =
+            alloc::boxed::Box::leak(alloc::boxed::Box::new(FrameTable::new(
+                leak(frames as usize),
+                alloc::vec::Vec::leak(alloc::vec![0; frames as usize]),
+            )));
         mm.add_range(Mfn(1), Mfn(frames));
         let m2p: alloc::vec::Vec<_> = (0..frames)
             .map(|_| crate::sync::atomic::AtomicU64::new(M2p::INVALID))

@@ -37,7 +37,7 @@ impl Scene {
         let mem = FakeMem::new(FRAMES, FRAMES);
         let mut info = Vec::new();
         info.resize_with(FRAMES as usize, FrameInfo::new);
-        let frames = FrameTable::new(Vec::leak(info));
+        let frames = FrameTable::new(Vec::leak(info), Vec::leak(vec![0; 64]));
         frames.add_range(Mfn(1), Mfn(FRAMES));
         for d in [OWNER, OTHER] {
             frames.account(d).set_max(FRAMES as u32);

@@ -60,7 +60,8 @@ pub(super) fn memory_and_devices(host: &mut Host, report: &mut Report, group: &s
     report.check(&format!("{group}/mem-set"), || {
         let free = "xl info free_memory";
         let before: u32 = host.run(free, 20)?.parse()?;
-        for (target, least, most) in [(96, 90, 98), (140, 134, 142)] {
+        // At 96 MiB a guest with 6.1, whose root is in memory, finds no page for the last 3 MiB.
+        for (target, least, most) in [(112, 106, 114), (140, 134, 142)] {
             host.run(&format!("xl mem-set one {target}"), 30)?;
             host.until(
                 &format!(
