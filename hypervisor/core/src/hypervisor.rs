@@ -91,6 +91,8 @@ pub struct Hypervisor<M: Machine> {
     pub command_line: &'static str,
     /// What tells this image from every other; empty where nobody made one.
     pub build_id: &'static [u8],
+    /// Bytes of small objects, and of the heap that they are in.
+    pub heap_usage: fn() -> (usize, usize),
     /// The screen that dom0 takes over.
     pub screen: Option<xen_abi::xen::Dom0VgaConsoleInfo>,
     /// All domains.

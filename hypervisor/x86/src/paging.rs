@@ -6,6 +6,7 @@
 //! | `0xffff_82c0_0000_0000` (slot 261) | MMIO windows, uncached |
 //! | `0xffff_82d0_4020_0000` (slot 261) | the image, 4 KiB pages: text RX, rodata R, data RW |
 //! | `0xffff_82e0_0000_0000` (slot 261) | stacks, each with an unmapped guard page below |
+//! | `0xffff_82f0_0000_0000` (slot 261) | what the heap has grown by, RW, NX |
 //! | `0xffff_8300_0000_0000` (slots 262-271) | direct map of RAM, RW, NX |
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +33,8 @@ const HOST_PAT: u64 = 0x0000_0501_0007_0406;
 const MMIO_BASE: u64 = 0xffff_82c0_0000_0000;
 /// Base of the stacks.
 const STACK_BASE: u64 = 0xffff_82e0_0000_0000;
+/// Base of what the heap grows by.
+pub const HEAP_BASE: u64 = 0xffff_82f0_0000_0000;
 /// M2P as PV guests see it.
 pub const M2P_BASE: u64 = 0xffff_8000_0000_0000;
 
@@ -216,6 +219,20 @@ pub fn map_stack(pages: u64, alloc: Alloc<'_>) -> Option<u64> {
     }
     *next = bottom + pages * 4096;
     Some(*next)
+}
+
+/// Maps new frames for the heap from `at` on; returns how many of `pages` there were. One caller at a time.
+pub fn map_heap(at: u64, pages: u64, alloc: Alloc<'_>) -> u64 {
+    for page in 0..pages {
+        let mapped = alloc().and_then(|frame| {
+            let (virt, phys) = (at + page * 4096, frame.maddr().0);
+            map_in(root(), virt, phys, 4096, Prot::Rw, alloc)
+        });
+        if mapped.is_none() {
+            return page;
+        }
+    }
+    pages
 }
 
 /// Maps the identity of one low page for the start of application processors.

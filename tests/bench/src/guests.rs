@@ -123,14 +123,19 @@ impl Dom0 {
             .map(drop)
     }
 
-    /// KiB that no domain has.
+    /// KiB that nobody has: free frames, and the heap without its small objects.
     fn free(&mut self) -> Result<f64> {
-        let report = self.run("xl debug-keys m; xl dmesg | grep 'in the allocator' | tail -1")?;
-        let words: Vec<&str> = report.split_whitespace().collect();
-        let at = words.iter().position(|&word| word == "free,");
-        let free = at.and_then(|at| words.get(at.checked_sub(1)?));
-        let frames: f64 = free.with_context(|| report.clone())?.parse()?;
-        Ok(frames * 4.0)
+        let report = self.run("xl debug-keys m; xl dmesg | tail -40")?;
+        let before = |what: &str| -> Result<f64> {
+            let (text, _) = report.rsplit_once(what).with_context(|| report.clone())?;
+            let word = text.split_whitespace().last().unwrap_or_default();
+            word.parse().with_context(|| report.clone())
+        };
+        let heap = report.rsplit_once("in a heap of ").map(|(_, text)| text);
+        let heap = heap.and_then(|text| text.split_whitespace().next());
+        let heap: f64 = heap.with_context(|| report.clone())?.parse()?;
+        let small = before(" bytes of small objects")? / 1024.0;
+        Ok(before(" free, ")? * 4.0 + heap - small)
     }
 }
 

@@ -32,7 +32,12 @@ pub(super) fn memory<M: Machine>(hv: &Hypervisor<M>, out: &mut Report<'_, M>) ->
     let dirty = hv.mm.dirty_blocks();
     writeln!(out, "  to be zeroed: parts of {dirty} blocks of 2 MiB")?;
     let used = hv.mm.account(DomId::XEN).total();
-    writeln!(out, "  hypervisor: {used} frames")?;
+    let (small, heap) = (hv.heap_usage)();
+    writeln!(
+        out,
+        "  hypervisor: {used} frames; {small} bytes of small objects in a heap of {} KiB",
+        heap >> 10
+    )?;
     let mut next = DomId(0);
     while let Some(d) = hv.domains.next_from(next) {
         let a = hv.mm.account(d.id);

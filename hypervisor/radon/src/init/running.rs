@@ -200,6 +200,7 @@ fn hypervisor<B: Backend>(boot: Boot, backend: B, cpus: u32) -> (Hypervisor<X86<
         ram: ram_frames(memory.map),
         command_line: loaded.command_line,
         build_id: build_id(),
+        heap_usage: crate::heap::usage,
         screen: radon_core::dom0::screen::describe(loaded.framebuffer.as_ref(), loaded.is_efi),
         domains: DomainTable::default(),
         units: no_units(),

@@ -167,6 +167,16 @@ impl Scene {
             .flushed(&w.mem, &src, mapped.expect("no table needed"));
     }
 
+    /// Does something while two vCPUs borrow.
+    fn beside_borrowers(&self, seed: u64, act: impl FnOnce() + Send) {
+        together([
+            Box::new(|| self.borrow(0, Rng::of_vcpu(seed, 0))) as Task<'_>,
+            Box::new(|| self.borrow(1, Rng::of_vcpu(seed, 1))),
+            Box::new(act),
+        ]);
+        self.check();
+    }
+
     /// Nobody uses anything, and nothing is left of it.
     fn check(&self) {
         let (w, lender) = (&self.w, self.w.dom(LENDER));
@@ -190,12 +200,7 @@ impl Scene {
 fn a_grant_taken_back_is_nobodys() {
     explore(2 * SCHEDULES, |seed| {
         let s = Scene::new(2, seed);
-        together([
-            Box::new(|| s.borrow(0, Rng::of_vcpu(seed, 0))) as Task<'_>,
-            Box::new(|| s.borrow(1, Rng::of_vcpu(seed, 1))),
-            Box::new(|| s.lend(Rng::of_vcpu(seed, 2))),
-        ]);
-        s.check();
+        s.beside_borrowers(seed, || s.lend(Rng::of_vcpu(seed, 2)));
     });
 }
 
@@ -223,21 +228,16 @@ fn a_grant_is_mapped_or_taken_back() {
 fn a_change_of_version_waits_for_users() {
     explore(SCHEDULES, |seed| {
         let s = Scene::new(2, seed);
-        together([
-            Box::new(|| s.borrow(0, Rng::of_vcpu(seed, 0))) as Task<'_>,
-            Box::new(|| s.borrow(1, Rng::of_vcpu(seed, 1))),
-            Box::new(|| {
-                for _ in 0..4 {
-                    let other = 3 - s.w.dom(LENDER).table.version();
-                    match s.set_version(other) {
-                        // All but the first eight were cleared.
-                        Ok(()) => s.w.grant(LENDER, REFS[1], GTF_permit_access, 1, 2),
-                        busy => assert_eq!(busy, Err(Errno::EBUSY)),
-                    }
+        s.beside_borrowers(seed, || {
+            for _ in 0..4 {
+                let other = 3 - s.w.dom(LENDER).table.version();
+                match s.set_version(other) {
+                    // All but the first eight were cleared.
+                    Ok(()) => s.w.grant(LENDER, REFS[1], GTF_permit_access, 1, 2),
+                    busy => assert_eq!(busy, Err(Errno::EBUSY)),
                 }
-            }),
-        ]);
-        s.check();
+            }
+        });
     });
 }
 
@@ -245,21 +245,16 @@ fn a_change_of_version_waits_for_users() {
 fn a_dying_lender_waits_for_users() {
     explore(SCHEDULES, |seed| {
         let s = Scene::new(2, seed);
-        together([
-            Box::new(|| s.borrow(0, Rng::of_vcpu(seed, 0))) as Task<'_>,
-            Box::new(|| s.borrow(1, Rng::of_vcpu(seed, 1))),
-            Box::new(|| {
-                let table = &s.w.dom(LENDER).table;
-                table.set_dying();
-                while table.free_frames(&s.w.frames).is_err() {
-                    relax();
-                }
-                s.is_freed.store(true, Relaxed);
-                let users = [0, 1].map(|which| s.holders[which as usize].load(Relaxed));
-                assert_eq!(users, [0; 2], "freed, and still mapped");
-            }),
-        ]);
-        s.check();
+        s.beside_borrowers(seed, || {
+            let table = &s.w.dom(LENDER).table;
+            table.set_dying();
+            while table.free_frames(&s.w.frames).is_err() {
+                relax();
+            }
+            s.is_freed.store(true, Relaxed);
+            let users = [0, 1].map(|which| s.holders[which as usize].load(Relaxed));
+            assert_eq!(users, [0; 2], "freed, and still mapped");
+        });
     });
 }
 

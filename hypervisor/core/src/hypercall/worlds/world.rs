@@ -96,6 +96,7 @@ impl World {
             ram: alloc::vec![0..frames],
             command_line: "",
             build_id: &[],
+            heap_usage: || (0, 0),
             screen: None,
             domains: DomainTable::default(),
             units: no_units(),

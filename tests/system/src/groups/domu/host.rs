@@ -14,6 +14,12 @@ use crate::userland::Userland;
 /// dom0's address; 2 is the host's, where QEMU has a card to the outside.
 pub(super) const ADDRESS: &str = "10.0.2.15";
 
+/// Frames of the heap that the hypervisor has from boot on, which are not counted as its frames.
+const FIRST_HEAP: u64 = 512;
+
+/// Bytes of small objects that may stay in tables of dom0.
+const GROWTH: u64 = 16 << 10;
+
 /// dom0 with a toolstack.
 pub(super) struct Host {
     pub(super) userland: Userland,
@@ -28,8 +34,10 @@ pub(super) struct Census {
     domains: String,
     /// Frames that the hypervisor's allocator has.
     free: u64,
-    /// Frames of the hypervisor's own.
+    /// Frames of the hypervisor's own, but for its heap, which keeps its greatest size.
     pub(super) hypervisor: u64,
+    /// Bytes of the hypervisor's small objects.
+    pub(super) small: u64,
     /// Event channels of dom0, and what it maps of others' grants.
     ports: usize,
     mappings: String,
@@ -47,8 +55,8 @@ impl std::fmt::Display for Census {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} frames free, {} of the hypervisor, {} ports, {}, {} nodes",
-            self.free, self.hypervisor, self.ports, self.mappings, self.nodes
+            "{} frames free, {} of the hypervisor, {} bytes of its small objects, {} ports, {}, {} nodes",
+            self.free, self.hypervisor, self.small, self.ports, self.mappings, self.nodes
         )
     }
 }
@@ -221,13 +229,17 @@ impl Host {
             .count();
         let mappings = line("frames of its grant table")?;
         let mappings = mappings.rsplit("; ").next().unwrap_or_default().to_owned();
-        let free = number("in the allocator", " free")?;
+        let heap = number("in a heap of ", " KiB")? / 4;
+        let free = number("in the allocator", " free")? + heap;
         let hypervisor = number("hypervisor: ", " frames")?;
+        let hypervisor = (hypervisor + FIRST_HEAP).saturating_sub(heap);
+        let small = number("hypervisor: ", " bytes of small objects")?;
         // Sixty guests have thousands of nodes.
         let mut ask = |command: &str| self.run(command, 120);
         Ok(Census {
             free,
             hypervisor,
+            small,
             ports,
             mappings,
             domains: ask("xl list | awk 'NR > 1 {print $1}'")?,
@@ -243,13 +255,14 @@ impl Host {
     }
 
     /// Everything is as it was, but that the hypervisor may have kept a few frames of tables
-    /// that have grown.
+    /// that have grown, and dom0's tables of ports and mappings some KiB.
     pub(super) fn same_but_for_growth(&mut self, before: &Census) -> Result<()> {
         let now = self.census()?;
         let grown = now.hypervisor.saturating_sub(before.hypervisor).min(8);
         let mut before = before.clone();
         before.hypervisor += grown;
         before.free = before.free.saturating_sub(grown);
+        before.small += now.small.saturating_sub(before.small).min(GROWTH);
         self.same(&before)
     }
 
@@ -262,6 +275,7 @@ impl Host {
         let frames = before.free + before.hypervisor;
         before.hypervisor = now.hypervisor.min(before.hypervisor + 8);
         before.free = frames - before.hypervisor;
+        before.small += now.small.saturating_sub(before.small).min(GROWTH);
         self.same(&before)
     }
 

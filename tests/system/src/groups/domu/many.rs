@@ -87,8 +87,10 @@ fn cost(host: &mut Host, before: Option<&Census>, count: u32) -> Result<String> 
     let Some(before) = before else {
         return Ok(String::new());
     };
-    let frames = host.census()?.hypervisor.saturating_sub(before.hypervisor);
-    let kib = frames * 4 / u64::from(count);
+    let now = host.census()?;
+    let frames = now.hypervisor.saturating_sub(before.hypervisor);
+    let small = now.small.saturating_sub(before.small);
+    let kib = (frames * 4 + (small >> 10)) / u64::from(count);
     ensure!(kib < 300, "{kib} KiB of the hypervisor's for each");
     Ok(format!("{kib} KiB of the hypervisor's for each"))
 }
