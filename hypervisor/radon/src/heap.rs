@@ -111,7 +111,8 @@ fn from_frames(layout: Layout) -> *mut u8 {
 // SAFETY: both sources return memory of at least the layout's size and alignment that nobody else has.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if layout.size() >= LARGE && FRAMES.get().is_some() {
+        // What fits into the heap at all fits after it has grown once.
+        if (layout.size() >= LARGE || layout.align() > LARGE) && FRAMES.get().is_some() {
             return from_frames(layout);
         }
         let first = FIRST.lock().allocate_first_fit(layout);

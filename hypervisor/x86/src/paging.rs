@@ -224,10 +224,13 @@ pub fn map_stack(pages: u64, alloc: Alloc<'_>) -> Option<u64> {
 /// Maps new frames for the heap from `at` on; returns how many of `pages` there were. One caller at a time.
 pub fn map_heap(at: u64, pages: u64, alloc: Alloc<'_>) -> u64 {
     for page in 0..pages {
-        let mapped = alloc().and_then(|frame| {
-            let (virt, phys) = (at + page * 4096, frame.maddr().0);
-            map_in(root(), virt, phys, 4096, Prot::Rw, alloc)
-        });
+        let virt = at + page * 4096;
+        // Tables first: a frame that could not be mapped would be lost.
+        let table = next_table(root(), virt >> 39 & 511, alloc)
+            .and_then(|l3| next_table(l3, virt >> 30 & 511, alloc))
+            .and_then(|l2| next_table(l2, virt >> 21 & 511, alloc));
+        let frame = table.and_then(|_| alloc());
+        let mapped = frame.and_then(|m| map_in(root(), virt, m.maddr().0, 4096, Prot::Rw, alloc));
         if mapped.is_none() {
             return page;
         }
