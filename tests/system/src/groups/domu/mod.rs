@@ -80,6 +80,21 @@ fn life(host: &mut Host, report: &mut Report, group: &str) {
     });
 }
 
+/// A guest is built and says hello where dom0 has no device to copy with: its memory is mapped.
+fn without_grant_copy(host: &mut Host, report: &mut Report, group: &str) {
+    report.check(&format!("{group}/without-gntdev"), || {
+        host.write("/etc/xen/mapped.cfg", &config("mapped", Linux::V6_12, 20, ""))?;
+        host.run(
+            "mv /dev/xen/gntdev /dev/xen/away; xl create -q /etc/xen/mapped.cfg; r=$?; \
+             mv /dev/xen/away /dev/xen/gntdev; [ $r = 0 ]",
+            120,
+        )?;
+        let hello = host.is_up("mapped", 120)?;
+        host.run("xl destroy mapped", 30)?;
+        Ok(hello)
+    });
+}
+
 /// Guests come and go; nothing of them stays.
 fn cycles(host: &mut Host, report: &mut Report, group: &str, count: u32) {
     report.check(&format!("{group}/cycles"), || {
@@ -108,6 +123,7 @@ pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
     work::everything(&mut host, report, "domu", Linux::V6_12, 8)?;
     change::memory_and_devices(&mut host, report, "domu");
     change::endings(&mut host, report, "domu");
+    without_grant_copy(&mut host, report, "domu");
     cycles(&mut host, report, "domu", 5);
     fault::refusals(&mut host, report, "domu");
     fault::truncated(&mut host, report, "domu");
