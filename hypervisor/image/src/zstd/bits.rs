@@ -4,6 +4,7 @@
 ///
 /// `bits` holds the next bits at its top, zeros below them. Reading past the start yields zeros
 /// and shows in [`Reverse::left`].
+#[derive(Clone, Copy)]
 pub(super) struct Reverse<'a> {
     /// Up to the last byte of which anything is left.
     src: &'a [u8],
@@ -50,6 +51,14 @@ impl<'a> Reverse<'a> {
         };
         self.used &= 7;
         self.bits = word << self.used;
+    }
+
+    /// Makes `count` bits available, up to 57.
+    #[inline(always)]
+    pub(super) fn provide(&mut self, count: u32) {
+        if self.used.wrapping_add(count) > u64::BITS {
+            self.refill();
+        }
     }
 
     /// The top bits, for a table of 2^`N` entries.
@@ -112,6 +121,7 @@ impl<'a> Reverse<'a> {
 
 /// Takes `bytes` off the end: the last eight of the others, at the top when they are fewer; the
 /// others; how many there were too few.
+#[cold]
 #[inline(never)]
 fn near_start(src: &[u8], bytes: usize) -> (u64, &[u8], usize) {
     let Some(left) = src.len().checked_sub(bytes) else {

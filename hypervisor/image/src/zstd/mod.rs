@@ -13,6 +13,7 @@
 //! `None` everywhere means: the data is damaged, or does not fit into the output.
 
 mod bits;
+mod execute;
 mod fse;
 mod huffman;
 mod sequences;
@@ -32,6 +33,8 @@ const MAGIC: u32 = 0xfd2f_b528;
 const SKIPPABLE: u32 = 0x184d_2a50;
 /// No block regenerates more.
 const BLOCK_MAX: usize = 128 << 10;
+/// Long runs of one byte are filled in pieces of this size.
+const FILL: usize = 1024;
 /// Short copies move this much at once.
 const CHUNK: usize = 16;
 
@@ -155,7 +158,12 @@ impl Decoder {
                     (at, pos) = (at + size, pos + size);
                 }
                 1 => {
-                    out.get_mut(pos..pos + size)?.fill(*src.get(at)?);
+                    let byte = *src.get(at)?;
+                    // Piece by piece, because routines for long fills use `rep stosb`, of which
+                    // emulators execute every repetition.
+                    for piece in out.get_mut(pos..pos + size)?.chunks_mut(FILL) {
+                        piece.fill(byte);
+                    }
                     (at, pos) = (at + 1, pos + size);
                 }
                 2 => {

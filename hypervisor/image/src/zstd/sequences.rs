@@ -1,40 +1,52 @@
-//! Sequences: so many literals, then a copy of what came so long before.
+//! Sequences: so many literals, then a copy of what came so long before. They are decoded here.
 
 use super::bits::Reverse;
+use super::execute::{Position, Sequence, execute};
 use super::fse::{Distribution, MAX_LOG};
-use super::{BLOCK_MAX, CHUNK, Literals, boxed};
+use super::{Literals, boxed};
 use crate::bytes::u16_at;
 use alloc::boxed::Box;
 
 const STATES: usize = 1 << MAX_LOG;
 /// Room for the codes of a table.
 const CODES: usize = 64;
-/// Copies longer than this are left to the machine's own routine.
-const LONG: usize = 128;
-const WORD: usize = 8;
 
 /// A state of a table: the value that it stands for and where it leads, in one word.
 ///
-/// From the low end: bits of the next state (8), extra bits (8), the next state without its
-/// bits (10), the value without its extra bits (6). All values are multiples of two to their
-/// extra bits, and all next states of two to theirs, so that the bits are put behind what the
-/// entry has by one shift. Counts at the bottom serve as shift counts as they are, and the
-/// counts of several entries can be added at once.
+/// From the low end: bits of the next state (6), whether a length has extra bits (2), all bits
+/// (8), the next state without its bits (10), a length without its extra bits or the code of an
+/// offset (6). All lengths are multiples of two to their extra bits, and all next states of two to
+/// theirs, so that the bits are put behind what the entry has by one shift. Counts at the bottom
+/// serve as shift counts as they are, and the low halves of three entries can be added at once:
+/// nothing is carried from field to field.
 #[derive(Clone, Copy, Default)]
 struct Entry(u32);
 
 impl Entry {
-    /// What it says of the value, whose extra bits are 0 here.
-    const fn of_value(lowest: u32, extra_bits: u8) -> Self {
+    /// Of the sum of two lengths' entries: one has extra bits.
+    const HAS_EXTRA_BITS: u32 = 0xc0;
+
+    /// What it says of a length, whose extra bits are 0 here.
+    const fn of_length(lowest: u32, extra_bits: u8) -> Self {
         let value = lowest >> extra_bits;
         assert!(value < 64 && value << extra_bits == lowest);
-        Self(value << 26 | (extra_bits as u32) << 8)
+        let has_extra_bits = (extra_bits != 0) as u32;
+        Self(value << 26 | (extra_bits as u32) << 8 | has_extra_bits << 6)
     }
-    /// And where it leads: a state without its bits, below 1024, and how many they are.
+    /// What it says of an offset: the code, which is the number of bits below its highest one.
+    const fn of_offset(code: u8) -> Self {
+        assert!(code < 32);
+        Self((code as u32) << 26 | (code as u32) << 8)
+    }
+    /// And where it leads: a state without its bits, below 1024, and how many they are, up to 9.
     fn leading_to(self, next: u16, bits: u8) -> Self {
-        Self(self.0 | u32::from(next) << 16 | u32::from(bits))
+        let bits = u32::from(bits);
+        Self(
+            self.0
+                .wrapping_add(u32::from(next) << 16 | bits << 8 | bits),
+        )
     }
-    /// The value without its extra bits.
+    /// A length without its extra bits, or an offset's code.
     #[inline(always)]
     fn value(self) -> u32 {
         self.0 >> 26
@@ -44,14 +56,27 @@ impl Entry {
     fn next(self) -> u64 {
         u64::from(self.0 >> 16)
     }
-    /// In the lowest six bits: the bits of the next state.
+    /// The bits of the next state, or of the sum of three entries those of all states.
     #[inline(always)]
     fn next_bits(self) -> u32 {
         self.0
     }
+    /// All bits of the sequence, of the sum of three entries.
     #[inline(always)]
-    fn extra_bits(self) -> u32 {
+    fn all_bits(self) -> u32 {
         u32::from((self.0 >> 8) as u8)
+    }
+    /// Those of a length.
+    fn extra_bits(self) -> u32 {
+        self.all_bits().wrapping_sub(self.next_bits() & 0x3f)
+    }
+}
+
+impl core::ops::Add for Entry {
+    type Output = Self;
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(self.0.wrapping_add(other.0))
     }
 }
 
@@ -149,10 +174,10 @@ const fn lengths<const SHORT: usize, const LONG: usize>(
     let mut code = 0;
     while code < SHORT + LONG {
         codes[code] = if code < SHORT {
-            Entry::of_value(code as u32, 0)
+            Entry::of_length(code as u32, 0)
         } else {
             let (lowest, extra_bits) = longer[code - SHORT];
-            Entry::of_value(lowest, extra_bits)
+            Entry::of_length(lowest, extra_bits)
         };
         code += 1;
     }
@@ -164,7 +189,7 @@ const fn offsets() -> [Entry; CODES] {
     let mut codes = [Entry(0); CODES];
     let mut code = 0;
     while code < 32 {
-        codes[code] = Entry::of_value(1 << code, code as u8);
+        codes[code] = Entry::of_offset(code as u8);
         code += 1;
     }
     codes
@@ -178,18 +203,9 @@ struct Table {
     is_valid: bool,
 }
 
-/// A decoded sequence.
-#[derive(Clone, Copy, Default)]
-struct Sequence {
-    literals: u32,
-    /// From the end of the literals back to the match, not 0.
-    offset: u32,
-    length: u32,
-}
-
-/// Sequences are decoded so many at a time, then executed: each of the two loops
+/// Pairs of sequences are decoded so many at a time, then executed: each of the two loops
 /// alone keeps its variables in registers.
-const BATCH: usize = 128;
+const BATCH: usize = 64;
 
 impl Table {
     const EMPTY: Self = Self {
@@ -245,17 +261,16 @@ const ML: usize = 2;
 pub(super) struct Sequences {
     /// For literal lengths, offsets and match lengths.
     tables: Box<[Table; 3]>,
-    batch: Box<[Sequence; BATCH]>,
-    /// The last three offsets, the latest first.
-    recent: [u32; 3],
+    batch: Box<[[Sequence; 2]; BATCH]>,
+    recent: Recent,
 }
 
 impl Sequences {
     pub(super) fn new() -> Option<Self> {
         Some(Self {
             tables: boxed(Table::EMPTY)?,
-            batch: boxed(Sequence::default())?,
-            recent: [0; 3],
+            batch: boxed(Default::default())?,
+            recent: Recent::START,
         })
     }
 
@@ -264,7 +279,7 @@ impl Sequences {
         for table in &mut *self.tables {
             table.is_valid = false;
         }
-        self.recent = [1, 4, 8];
+        self.recent = Recent::START;
     }
 
     /// Decodes the sequences section `src` and executes it to `out[pos..]`; bytes produced.
@@ -336,285 +351,166 @@ impl Sequences {
             bits,
             states,
             recent: self.recent,
-            next: 0,
         };
-        let mut left = sequences;
-        while left != 0 {
-            let batch = self.batch.get_mut(..left.min(BATCH))?;
-            left -= batch.len();
-            reader = reader.batch(&self.tables, batch)?;
-            for &Sequence {
-                literals: run,
-                offset,
-                length,
-            } in &*batch
-            {
-                to = execute(out, literals, count, to, [run, offset, length])?;
-            }
+        // All but the last one or two.
+        let mut pairs = (sequences - 1) / 2;
+        let last = sequences - 2 * pairs;
+        while pairs != 0 {
+            let batch = self.batch.get_mut(..pairs.min(BATCH))?;
+            pairs -= batch.len();
+            reader.batch(&self.tables, batch)?;
+            to = execute(batch.as_flattened(), out, literals, count, to)?;
         }
+        let batch = self.batch.as_flattened_mut().get_mut(..last)?;
+        reader.last(&self.tables, batch)?;
+        to = execute(batch, out, literals, count, to)?;
         self.recent = reader.recent;
-        // No states follow the last sequence, though they were read.
-        (reader.bits.left() + reader.next as isize == 0).then_some(to)
+        (reader.bits.left() == 0).then_some(to)
+    }
+}
+
+/// The last three offsets, none of them 0, the latest at the low end: two words take fewer
+/// registers than three.
+#[derive(Clone, Copy)]
+struct Recent {
+    latest: u64,
+    older: u64,
+}
+
+impl Recent {
+    /// 1, 4 and 8.
+    const START: Self = Self {
+        latest: 4 << 32 | 1,
+        older: 8,
+    };
+
+    #[inline(always)]
+    fn first(self) -> u32 {
+        self.latest as u32
+    }
+    #[inline(always)]
+    fn third(self) -> u32 {
+        self.older as u32
+    }
+    /// The third leaves, also when it is the one that comes.
+    #[inline(always)]
+    fn push(&mut self, offset: u32) {
+        self.older = self.older << 32 | self.latest >> 32;
+        self.latest = self.latest << 32 | u64::from(offset);
+    }
+    /// The second becomes the first.
+    #[inline(always)]
+    fn swap(&mut self) {
+        self.latest = self.latest.rotate_left(32);
     }
 }
 
 /// Decodes sequences.
+#[derive(Clone, Copy)]
 struct Reader<'a> {
     bits: Reverse<'a>,
     states: [u64; 3],
-    recent: [u32; 3],
-    /// Bits of the states that were read last.
-    next: u32,
+    recent: Recent,
 }
 
 impl Reader<'_> {
-    /// Fills `batch`. By value, so that nothing needs to be kept in memory.
+    /// Fills `batch` with sequences that others follow.
     #[inline(never)]
-    fn batch(self, tables: &[Table; 3], batch: &mut [Sequence]) -> Option<Self> {
-        /// More extra and state bits than this may need a second refill.
-        const ONE_REFILL: u32 = 57;
-        let Self {
-            mut bits,
-            states: [mut ll_state, mut of_state, mut ml_state],
-            recent: [mut first, mut second, mut third],
-            mut next,
-        } = self;
-        // The mask takes off what is above a state.
-        let entry = |table: usize, state: u64| tables[table].entries[state as usize & (STATES - 1)];
-        for sequence in batch {
-            let ll = entry(LL, ll_state);
-            let of = entry(OF, of_state);
-            let ml = entry(ML, ml_state);
-            bits.refill();
-            // At most 3 * 9 bits of states and 31 + 2 * 16 extra ones: no carry between the bytes.
-            let counts = ll.0.wrapping_add(of.0).wrapping_add(ml.0);
-            let extra = u32::from((counts >> 8) as u8);
-            next = u32::from(counts as u8);
-            let mut match_length = ml.value();
-            let mut literal_length = ll.value();
-            // The value of an offset's code is always 1.
-            let mut offset = bits.append_uncounted(1, of.extra_bits()) as u32;
-            if extra + next <= ONE_REFILL {
-                if extra != of.extra_bits() {
-                    match_length =
-                        bits.append_uncounted(match_length.into(), ml.extra_bits()) as u32;
-                    literal_length =
-                        bits.append_uncounted(literal_length.into(), ll.extra_bits()) as u32;
-                }
-                bits.skipped(extra + next);
-            } else {
-                bits.skipped(of.extra_bits());
-                match_length = bits.append(match_length.into(), ml.extra_bits()) as u32;
-                bits.refill();
-                literal_length = bits.append(literal_length.into(), ll.extra_bits()) as u32;
-                bits.refill();
-                bits.skipped(next);
-            }
-            if offset > 3 {
-                offset -= 3;
-                (third, second, first) = (second, first, offset);
-            } else {
-                // 1 to 3 name a recent offset; without literals the next one.
-                match offset + u32::from(literal_length == 0) {
-                    1 => offset = first,
-                    2 => {
-                        offset = second;
-                        (second, first) = (first, offset);
-                    }
-                    3 => {
-                        offset = third;
-                        (third, second, first) = (second, first, offset);
-                    }
-                    _ => {
-                        offset = first.wrapping_sub(1);
-                        if offset == 0 {
-                            return None;
-                        }
-                        (third, second, first) = (second, first, offset);
-                    }
-                }
-            }
-            *sequence = Sequence {
-                literals: literal_length,
-                offset,
-                length: match_length + 3,
-            };
-            ll_state = bits.append_uncounted(ll.next(), ll.next_bits());
-            ml_state = bits.append_uncounted(ml.next(), ml.next_bits());
-            of_state = bits.append_uncounted(of.next(), of.next_bits());
+    fn batch(&mut self, tables: &[Table; 3], batch: &mut [[Sequence; 2]]) -> Option<()> {
+        // A copy, so that nothing needs to be kept in memory.
+        let mut this = *self;
+        for [first, second] in batch {
+            // Most sequences have so few bits that one refill does for two.
+            this.bits.refill();
+            *first = this.next::<true, true>(tables)?;
+            *second = this.next::<false, true>(tables)?;
         }
-        Some(Self {
-            bits,
-            states: [ll_state, of_state, ml_state],
-            recent: [first, second, third],
-            next,
+        *self = this;
+        Some(())
+    }
+
+    /// Fills `batch` with the last sequences.
+    #[inline(never)]
+    fn last(&mut self, tables: &[Table; 3], batch: &mut [Sequence]) -> Option<()> {
+        let (last, others) = batch.split_last_mut()?;
+        for sequence in others {
+            *sequence = self.next::<false, true>(tables)?;
+        }
+        *last = self.next::<false, false>(tables)?;
+        Some(())
+    }
+
+    /// The next sequence. `FRESH` says that the bits have just been refilled, `MORE` that states
+    /// of another one follow.
+    #[inline(always)]
+    fn next<const FRESH: bool, const MORE: bool>(
+        &mut self,
+        tables: &[Table; 3],
+    ) -> Option<Sequence> {
+        // The mask takes off what is above a state.
+        let entry =
+            |table: usize| tables[table].entries[self.states[table] as usize & (STATES - 1)];
+        let (ll, of, ml) = (entry(LL), entry(OF), entry(ML));
+        let bits = &mut self.bits;
+        let (literals, length, mut offset);
+        if (ll + ml).0 & Entry::HAS_EXTRA_BITS == 0 {
+            // At most 31 bits of the offset and 9 + 8 + 9 of the states: one refill is enough.
+            let all = match MORE {
+                true => (ll + ml + of).all_bits(),
+                false => of.value(),
+            };
+            if !FRESH {
+                bits.provide(all);
+            }
+            offset = bits.append_uncounted(1, of.value()) as u32;
+            (literals, length) = (ll.value(), ml.value());
+            bits.skipped(all);
+        } else {
+            core::hint::cold_path();
+            bits.refill();
+            offset = bits.append(1, of.value()) as u32;
+            length = bits.append(ml.value().into(), ml.extra_bits()) as u32;
+            bits.refill();
+            literals = bits.append(ll.value().into(), ll.extra_bits()) as u32;
+            if MORE {
+                bits.refill();
+                bits.skipped((ll + ml + of).next_bits() & 0x3f);
+            }
+        }
+        let recent = &mut self.recent;
+        if offset > 3 {
+            offset -= 3;
+            recent.push(offset);
+        } else {
+            // 1 to 3 name a recent offset; without literals the next one.
+            match offset + u32::from(literals == 0) {
+                1 => offset = recent.first(),
+                2 => {
+                    recent.swap();
+                    offset = recent.first();
+                }
+                3 => {
+                    offset = recent.third();
+                    recent.push(offset);
+                }
+                _ => {
+                    offset = recent.first().wrapping_sub(1);
+                    if offset == 0 {
+                        return None;
+                    }
+                    recent.push(offset);
+                }
+            }
+        }
+        if MORE {
+            self.states[LL] = bits.append_uncounted(ll.next(), ll.next_bits());
+            self.states[ML] = bits.append_uncounted(ml.next(), ml.next_bits());
+            self.states[OF] = bits.append_uncounted(of.next(), of.next_bits());
+        }
+        Some(Sequence {
+            literals,
+            offset,
+            length,
         })
     }
-}
-
-/// How far output and literals are. 32 bits: sums of them cannot overflow
-/// 64, which spares checks.
-#[derive(Clone, Copy)]
-struct Position {
-    out: u32,
-    literals: u32,
-}
-
-/// Executes a sequence: how many literals, from how far back, how much.
-#[inline(always)]
-fn execute(
-    out: &mut [u8],
-    literals: &Literals,
-    count: u32,
-    to: Position,
-    [run, offset, length]: [u32; 3],
-) -> Option<Position> {
-    let size = out.len() as u64;
-    let start = u64::from(to.out);
-    let middle = start + u64::from(run);
-    let end = middle + u64::from(length);
-    // A literal length has 17 bits and `count` 18.
-    let used = to.literals + run;
-    // Copies below write up to a chunk too much: room for that, or the slow way.
-    if used > count || end + 2 * CHUNK as u64 > size || u64::from(offset) > middle {
-        return careful(out, literals, count, to, [run, offset, length]);
-    }
-    let after = Position {
-        out: end as u32,
-        literals: used,
-    };
-    // `used` is at most 128 Ki, so the mask changes nothing that counts; it spares a check.
-    let from = to.literals as usize & (BLOCK_MAX - 1);
-    let (start, middle, end) = (start as usize, middle as usize, end as usize);
-    let run = run as usize;
-    if run <= CHUNK {
-        let chunk: [u8; CHUNK] = *literals[from..from + CHUNK].first_chunk()?;
-        *out.get_mut(start..start + CHUNK)?.first_chunk_mut()? = chunk;
-    } else {
-        let chunk = literals.get(from..from + run)?;
-        out.get_mut(start..middle)?.copy_from_slice(chunk);
-    }
-    let offset = offset as usize;
-    if offset < CHUNK {
-        return near_match(out, middle, end, offset).map(|()| after);
-    }
-    // Most matches are short.
-    let mut from = (middle - offset) as u32 as usize;
-    let chunk: [u8; CHUNK] = *out.get(from..from + CHUNK)?.first_chunk()?;
-    *out.get_mut(middle..middle + CHUNK)?.first_chunk_mut()? = chunk;
-    let length = length as usize;
-    if length <= CHUNK {
-        return Some(after);
-    }
-    if length > LONG && length <= offset {
-        out.copy_within(from..from + length, middle);
-        return Some(after);
-    }
-    let mut at = middle + CHUNK;
-    while at < end {
-        from += CHUNK;
-        let chunk: [u8; CHUNK] = *out.get(from..from + CHUNK)?.first_chunk()?;
-        *out.get_mut(at..at + CHUNK)?.first_chunk_mut()? = chunk;
-        at += CHUNK;
-    }
-    Some(after)
-}
-
-/// A match to `middle..end` from less than a chunk before; there is room for a chunk after it.
-#[inline(always)]
-fn near_match(out: &mut [u8], middle: usize, end: usize, offset: usize) -> Option<()> {
-    let mut at = middle;
-    let from = (middle - offset) as u32 as usize;
-    let word: [u8; WORD] = *out.get(from..from + WORD)?.first_chunk()?;
-    let mut word = u64::from_le_bytes(word);
-    if offset >= WORD {
-        // Two words do not overlap.
-        loop {
-            *out.get_mut(at..at + WORD)?.first_chunk_mut()? = word.to_le_bytes();
-            at += WORD;
-            if at >= end {
-                return Some(());
-            }
-            let from = at - offset;
-            word = u64::from_le_bytes(*out.get(from..from + WORD)?.first_chunk()?);
-        }
-    }
-    // The pattern of `offset` bytes, repeated to a word; it is stored at multiples of the offset.
-    let pattern = PATTERNS[offset & (WORD - 1)];
-    let word = ((word & pattern.mask).wrapping_mul(pattern.repeat)).to_le_bytes();
-    loop {
-        *out.get_mut(at..at + WORD)?.first_chunk_mut()? = word;
-        at += pattern.step;
-        if at >= end {
-            return Some(());
-        }
-    }
-}
-
-/// How to repeat the first bytes of a word through the word.
-#[derive(Clone, Copy)]
-struct Pattern {
-    /// The bytes that are repeated.
-    mask: u64,
-    /// Multiplying by this repeats them.
-    repeat: u64,
-    /// The largest multiple of the offset that a word holds.
-    step: usize,
-}
-
-/// By the offset, 1 to 7.
-const PATTERNS: [Pattern; WORD] = {
-    let mut patterns = [Pattern {
-        mask: 0,
-        repeat: 0,
-        step: WORD,
-    }; WORD];
-    let mut offset = 1;
-    while offset < WORD {
-        let mut repeat = 0;
-        let mut at = 0;
-        while at < WORD {
-            repeat |= 1 << (8 * at);
-            at += offset;
-        }
-        patterns[offset] = Pattern {
-            mask: (1 << (8 * offset)) - 1,
-            repeat,
-            step: WORD / offset * offset,
-        };
-        offset += 1;
-    }
-    patterns
-};
-
-/// Near the end of the output, and for damage: nothing is written or read beyond what counts.
-#[cold]
-#[inline(never)]
-fn careful(
-    out: &mut [u8],
-    literals: &Literals,
-    count: u32,
-    to: Position,
-    [run, offset, length]: [u32; 3],
-) -> Option<Position> {
-    let used = to.literals.checked_add(run)?;
-    let now = literals
-        .get(..count as usize)?
-        .get(to.literals as usize..used as usize)?;
-    let middle = to.out.checked_add(run)?;
-    let end = middle.checked_add(length)?;
-    out.get(..end as usize)?;
-    out.get_mut(to.out as usize..middle as usize)?
-        .copy_from_slice(now);
-    if offset == 0 || offset > middle {
-        return None;
-    }
-    for at in middle as usize..end as usize {
-        let byte = *out.get(at - offset as usize)?;
-        *out.get_mut(at)? = byte;
-    }
-    Some(Position {
-        out: end,
-        literals: used,
-    })
 }
