@@ -167,7 +167,7 @@ fn reserve(op: u64, mut frame: u64, domid: u16) -> i64 {
 
 /// Gives a page to the hypervisor; 1 when it took it.
 #[inline(always)]
-fn give_back(page: &Page) -> i64 {
+pub(crate) fn give_back(page: &Page) -> i64 {
     reservation(1, page)
 }
 

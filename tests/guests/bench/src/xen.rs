@@ -253,20 +253,34 @@ pub(crate) fn clear_pending() {
     }
 }
 
-/// System time in ns, by the time page of vCPU 0 (`vcpu_time_info` at 32).
-pub(crate) fn system_time() -> u64 {
-    let word = |at: usize| APART.shared_info.0[4 + at].load(Ordering::SeqCst);
-    let stamp = word(1);
-    let base = word(2);
-    let scale = word(3) as u32;
-    let shift = (word(3) >> 32) as i8;
-    let delta = arch::tsc().wrapping_sub(stamp);
+/// What turns the TSC into system time: `vcpu_time_info` of vCPU 0, less its version.
+pub(crate) fn clock() -> [u64; 3] {
+    [1, 2, 3].map(|at| APART.shared_info.0[4 + at].load(Ordering::SeqCst))
+}
+
+/// System time in ns at a reading of the TSC.
+pub(crate) fn time_at(clock: [u64; 3], tsc: u64) -> u64 {
+    let [stamp, base, scale] = clock;
+    let shift = (scale >> 32) as i8;
+    let delta = tsc.wrapping_sub(stamp);
     let delta = if shift < 0 {
         delta >> -shift
     } else {
         delta << shift
     };
-    base + ((u128::from(delta) * u128::from(scale)) >> 32) as u64
+    base + ((u128::from(delta) * u128::from(scale as u32)) >> 32) as u64
+}
+
+/// Ticks of the TSC in so many ns, to the nearest.
+pub(crate) fn ticks(clock: [u64; 3], ns: u64) -> u64 {
+    let (scale, shift) = (u128::from(clock[2] as u32), (clock[2] >> 32) as i8);
+    let ticks = (u128::from(ns) << (64 - i32::from(shift))) / scale;
+    ((ticks + (1 << 31)) >> 32) as u64
+}
+
+/// System time in ns.
+pub(crate) fn system_time() -> u64 {
+    time_at(clock(), arch::tsc())
 }
 
 /// Sets the one-shot timer to an absolute system time.
