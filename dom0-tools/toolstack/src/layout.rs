@@ -22,23 +22,24 @@ const INITIALISING: &str = "1";
 struct Changes(Vec<Change>);
 
 impl Changes {
-    fn write(&mut self, path: &str, value: impl ToString) {
+    fn write(&mut self, path: impl Into<String>, value: impl ToString) {
         self.0.push(Change::Write {
-            path: path.to_owned(),
+            path: path.into(),
             value: value.to_string(),
         });
     }
 
-    fn permissions(&mut self, path: &str, permissions: &[Permission]) {
+    fn permissions(&mut self, path: impl Into<String>, permissions: &[Permission]) {
         self.0.push(Change::Permissions {
-            path: path.to_owned(),
+            path: path.into(),
             permissions: permissions.to_vec(),
         });
     }
 
     /// A folder with permissions that its new children inherit.
-    fn folder(&mut self, path: &str, permissions: &[Permission]) {
-        self.write(path, "");
+    fn folder(&mut self, path: impl Into<String>, permissions: &[Permission]) {
+        let path = path.into();
+        self.write(path.as_str(), "");
         self.permissions(path, permissions);
     }
 }
@@ -120,11 +121,12 @@ impl DomainNodes<'_> {
         c.folder(&dom, &read_only(d));
         c.folder(&vm, &read_only(d));
         c.folder(&libxl, &[Permission::new(DOM0, Access::None)]);
-        c.write(&format!("{dom}/vm"), &vm);
-        c.write(&format!("{dom}/name"), self.name);
-        c.write(&format!("{dom}/domid"), d.0);
+        c.write(format!("{dom}/vm"), &vm);
+        c.write(format!("{dom}/name"), self.name);
+        c.write(format!("{dom}/domid"), d.0);
         for folder in ["cpu", "memory", "device", "control", "store"] {
-            c.folder(&format!("{dom}/{folder}"), &read_only(d));
+            // With the permissions of the domain's.
+            c.write(format!("{dom}/{folder}"), "");
         }
         // The guest may write these.
         for folder in [
@@ -135,7 +137,7 @@ impl DomainNodes<'_> {
             "error",
             "device/suspend",
         ] {
-            c.folder(&format!("{dom}/{folder}"), &owned(d));
+            c.folder(format!("{dom}/{folder}"), &owned(d));
         }
         for node in [
             "shutdown",
@@ -146,26 +148,26 @@ impl DomainNodes<'_> {
             "feature-s4",
             "sysrq",
         ] {
-            c.folder(&format!("{dom}/control/{node}"), &owned(d));
+            c.folder(format!("{dom}/control/{node}"), &owned(d));
         }
         for feature in ["multiprocessor-suspend", "xs_reset_watches"] {
-            c.write(&format!("{dom}/control/platform-feature-{feature}"), 1);
+            c.write(format!("{dom}/control/platform-feature-{feature}"), 1);
         }
-        c.write(&format!("{dom}/memory/static-max"), self.max_kib);
-        c.write(&format!("{dom}/memory/target"), self.target_kib);
-        c.write(&format!("{dom}/memory/videoram"), 0);
+        c.write(format!("{dom}/memory/static-max"), self.max_kib);
+        c.write(format!("{dom}/memory/target"), self.target_kib);
+        c.write(format!("{dom}/memory/videoram"), 0);
         for vcpu in 0..self.max_vcpus {
             let path = format!("{dom}/cpu/{vcpu}/availability");
             c.write(&path, availability(vcpu < self.vcpus));
         }
-        c.write(&format!("{dom}/store/port"), self.store_port.0);
-        c.write(&format!("{dom}/store/ring-ref"), STORE_GFN.0);
-        c.write(&format!("{vm}/name"), self.name);
-        c.write(&format!("{vm}/uuid"), self.uuid);
+        c.write(format!("{dom}/store/port"), self.store_port.0);
+        c.write(format!("{dom}/store/ring-ref"), STORE_GFN.0);
+        c.write(format!("{vm}/name"), self.name);
+        c.write(format!("{vm}/uuid"), self.uuid);
         let (seconds, nanoseconds) = self.start_time;
         let start_time = format!("{seconds}.{:02}", nanoseconds / 10_000_000);
-        c.write(&format!("{vm}/start_time"), start_time);
-        c.write(&format!("{libxl}/type"), "pvh");
+        c.write(format!("{vm}/start_time"), start_time);
+        c.write(format!("{libxl}/type"), "pvh");
         self.console(&mut c);
         c.0
     }
@@ -174,7 +176,7 @@ impl DomainNodes<'_> {
         let d = self.d;
         let front = format!("{}/console", domain_path(d));
         let back = format!("/local/domain/0/backend/console/{}/0", d.0);
-        c.folder(&front, &read_only(d));
+        c.write(front.as_str(), "");
         for (key, value) in [
             ("backend", back.clone()),
             ("backend-id", "0".into()),
@@ -185,7 +187,7 @@ impl DomainNodes<'_> {
             ("port", self.console_port.0.to_string()),
             ("ring-ref", CONSOLE_GFN.0.to_string()),
         ] {
-            c.write(&format!("{front}/{key}"), value);
+            c.write(format!("{front}/{key}"), value);
         }
         c.folder(&back, &read_only(d));
         for (key, value) in [
@@ -195,7 +197,7 @@ impl DomainNodes<'_> {
             ("state", INITIALISING.into()),
             ("protocol", "vt100".into()),
         ] {
-            c.write(&format!("{back}/{key}"), value);
+            c.write(format!("{back}/{key}"), value);
         }
     }
 }
@@ -230,16 +232,16 @@ fn device(id: &DeviceId, front: &[(&str, String)], back: &[(&str, String)]) -> V
         ("online", "1".to_owned()),
     ];
     for (key, value) in frontend.iter().chain(front) {
-        c.write(&format!("{front_path}/{key}"), value);
+        c.write(format!("{front_path}/{key}"), value);
     }
     for (key, value) in backend.iter().chain(back) {
-        c.write(&format!("{back_path}/{key}"), value);
-        c.write(&format!("{libxl}/{key}"), value);
+        c.write(format!("{back_path}/{key}"), value);
+        c.write(format!("{libxl}/{key}"), value);
     }
-    c.write(&format!("{libxl}/backend"), &back_path);
+    c.write(format!("{libxl}/backend"), &back_path);
     // The drivers begin when they see the state, so it comes last.
-    c.write(&format!("{front_path}/state"), INITIALISING);
-    c.write(&format!("{back_path}/state"), INITIALISING);
+    c.write(format!("{front_path}/state"), INITIALISING);
+    c.write(format!("{back_path}/state"), INITIALISING);
     c.0
 }
 

@@ -75,26 +75,41 @@ impl Children {
         Some(&mut child.1)
     }
 
+    /// The child of this name, to be changed; where there is none, a new one.
+    pub fn get_or_insert(
+        &mut self,
+        name: &str,
+        new: impl FnOnce() -> Arc<Node>,
+    ) -> Option<&mut Arc<Node>> {
+        let (mut piece, mut place) = self.find(name);
+        if self.pieces.is_empty() {
+            self.pieces.push(Arc::default());
+        }
+        if let Err(at) = &mut place
+            && self.pieces.get(piece)?.len() == PIECE
+        {
+            let half = self.own(piece)?.split_off(PIECE / 2);
+            self.pieces.insert(piece + 1, Arc::new(half));
+            if *at > PIECE / 2 {
+                *at -= PIECE / 2;
+                piece += 1;
+            }
+        }
+        let children = self.own(piece)?;
+        let at = match place {
+            Ok(at) => at,
+            Err(at) => {
+                children.insert(at, (name.into(), new()));
+                at
+            }
+        };
+        Some(&mut children.get_mut(at)?.1)
+    }
+
     /// Puts a child in, in place of the one of that name.
     pub fn insert(&mut self, name: &str, node: Arc<Node>) {
-        let (piece, at) = self.find(name);
-        let Some(children) = self.own(piece) else {
-            self.pieces.push(Arc::new(vec![(name.into(), node)]));
-            return;
-        };
-        match at {
-            Ok(at) => {
-                if let Some(child) = children.get_mut(at) {
-                    child.1 = node;
-                }
-            }
-            Err(at) => {
-                children.insert(at, (name.into(), node));
-                if children.len() > PIECE {
-                    let half = children.split_off(PIECE / 2);
-                    self.pieces.insert(piece + 1, Arc::new(half));
-                }
-            }
+        if let Some(child) = self.get_or_insert(name, || Arc::clone(&node)) {
+            *child = node;
         }
     }
 

@@ -184,20 +184,20 @@ impl State {
         let limit = self.quotas.transaction_nodes as usize;
         let conn = self.conns.get_mut(&id).ok_or(StoreError::EIO)?;
         let is_privileged = conn.is_privileged();
-        if let Some(transaction) = conn.transactions.get_mut(&tx) {
-            if !is_privileged && transaction.nodes() >= limit {
+        let found = match conn.transactions.get_mut(&tx) {
+            Some(transaction) if !is_privileged && transaction.nodes() >= limit => {
                 return Err(StoreError::ENOSPC);
             }
-            transaction.look_up(path);
-        }
-        let conn = self.conns.get(&id).ok_or(StoreError::EIO)?;
-        let tree = conn.transactions.get(&tx).map_or(&self.tree, |t| &t.tree);
-        let (node, outcome) = match tree.find(path) {
-            Ok(node) => (node, Ok(node)),
-            Err((above, _)) => (above, Err(StoreError::ENOENT)),
+            Some(transaction) => transaction.look_up(path),
+            None => {
+                let found = self.tree.find(path);
+                found.cloned().map_err(|(above, _)| Arc::clone(above))
+            }
         };
+        let conn = self.conns.get(&id).ok_or(StoreError::EIO)?;
+        let (Ok(node) | Err(node)) = &found;
         if self.node_access(conn, node).allows(wanted) {
-            outcome.cloned()
+            found.map_err(|_| StoreError::ENOENT)
         } else {
             Err(StoreError::EACCES)
         }

@@ -6,11 +6,12 @@
 //! requests have an order in which each of them saw exactly what it would have seen alone.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use xen_abi::DomId;
 use xenstore::path::components;
 
-use crate::tree::{Change, Generation, Tree};
+use crate::tree::{Change, Generation, Node, Tree};
 
 /// What of a node was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,14 +92,17 @@ impl Transaction {
     }
 
     /// Notes that a path was looked up: the node, or if it is missing, the nearest above it,
-    /// whose permissions decided.
-    pub fn look_up(&mut self, path: &str) {
+    /// whose permissions decided. As the transaction sees it: the node, or as an error the
+    /// nearest above it.
+    pub fn look_up(&mut self, path: &str) -> Result<Arc<Node>, Arc<Node>> {
         self.see(path, Aspect::Node);
+        let found = self.tree.find(path);
         // Also where it is gone by a change of this transaction's.
-        let trees = [&self.base, &self.tree];
-        let depths = trees.into_iter().filter_map(|tree| tree.find(path).err());
-        let Some(depth) = depths.map(|(_, depth)| depth).min() else {
-            return;
+        let depths = [self.base.find(path).err(), found.err()].into_iter();
+        let depth = depths.flatten().map(|(_, depth)| depth).min();
+        let found = found.cloned().map_err(|(above, _)| Arc::clone(above));
+        let Some(depth) = depth else {
+            return found;
         };
         // Those that are missing, and the one above them.
         let missing = components(path).count() + 1 - depth;
@@ -110,6 +114,7 @@ impl Transaction {
             };
             self.see(path, Aspect::Node);
         }
+        found
     }
 
     /// Does a change on its tree.

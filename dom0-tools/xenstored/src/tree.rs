@@ -289,10 +289,10 @@ fn make<'a>(
     let mut made = Vec::new();
     let mut node = own(root);
     for name in components(path) {
-        // Most nodes on the way exist: looked up twice, they need no name of their own.
-        if node.children.get(name).is_none() {
-            node.children_generation = generation;
-            let mut permissions = Arc::clone(&node.permissions);
+        let (above, above_generation) = (&node.permissions, &mut node.children_generation);
+        let child = node.children.get_or_insert(name, || {
+            *above_generation = generation;
+            let mut permissions = Arc::clone(above);
             if let Some(owner) = owner
                 && let Some(first) = Arc::make_mut(&mut permissions).first_mut()
             {
@@ -300,9 +300,9 @@ fn make<'a>(
             }
             let child = Node::new(&[], permissions, generation);
             made.push(child.owner());
-            node.children.insert(name, Arc::new(child));
-        }
-        let Some(child) = node.children.get_mut(name) else {
+            Arc::new(child)
+        });
+        let Some(child) = child else {
             unreachable!("it is there, or was made");
         };
         node = own(child);
