@@ -37,6 +37,8 @@ pub mod work {
     pub const CONSOLE: u32 = 8;
     /// A report about the vCPU on this CPU is wanted ([`crate::debug::cpus`]).
     pub const DUMP: u32 = 16;
+    /// A device did what it may not.
+    pub const DMA_FAULT: u32 = 32;
 }
 
 /// What the run loop of one CPU shares with others. Padded to its own cache lines.
@@ -133,6 +135,8 @@ pub struct Hypervisor<M: Machine> {
     pub host_cpuid: CpuidTable,
     /// Largest leaf of nested page tables.
     pub leaf_limit: LeafLimit,
+    /// The machine's remapping units, where they are driven.
+    pub iommu: spin::Once<crate::iommu::Iommu<M::Remapper>>,
     /// Dom0.
     pub hardware_domain: spin::Once<Arc<Domain<M>>>,
 }
@@ -270,10 +274,16 @@ pub fn no_units<M: Machine>() -> RwLock<Vec<Option<Arc<Vcpu<M>>>>> {
 }
 
 impl<M: Machine> Hypervisor<M> {
-    /// Every CPU that runs the domain drops its nested translations before its next guest instruction.
+    /// Every CPU that runs the domain drops its nested translations before its next guest instruction;
+    /// its devices have dropped theirs when this returns.
     pub fn flush_stage2(&self, d: &Domain<M>) {
         use crate::domain::vcpu::{NO_CPU, attention};
         crate::sync::assert_none_held();
+        if d.is_hardware
+            && let Some(iommu) = self.iommu.get()
+        {
+            iommu.flush(&self.machine);
+        }
         let me = self.machine.this_cpu();
         for v in d.each_vcpu() {
             v.attention.fetch_or(attention::FLUSH, Ordering::SeqCst);
@@ -281,6 +291,17 @@ impl<M: Machine> Hypervisor<M> {
             if cpu != NO_CPU && cpu != me.0 {
                 self.machine.kick_and_wait(PcpuId(cpu));
             }
+        }
+    }
+
+    /// A remapping unit has recorded faults: they are looked at in the run loop.
+    pub fn dma_fault_interrupt(&self) {
+        if let Some(iommu) = self.iommu.get() {
+            iommu.announce();
+            let me = self.machine.this_cpu();
+            self.cpu(me)
+                .work
+                .fetch_or(work::DMA_FAULT, Ordering::SeqCst);
         }
     }
 

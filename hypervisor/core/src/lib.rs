@@ -21,6 +21,7 @@ pub mod guest;
 pub mod hvm;
 pub mod hypercall;
 pub mod hypervisor;
+pub mod iommu;
 pub mod irq;
 pub mod machine;
 pub mod mm;

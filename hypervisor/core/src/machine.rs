@@ -61,6 +61,12 @@ pub trait FrameMem {
     fn zero_frame(&self, mfn: Mfn);
     /// Copies a whole frame.
     fn copy_frame(&self, to: Mfn, from: Mfn);
+    /// Brings what the CPUs' caches hold of these bytes to memory, for devices that do not look
+    /// into caches; later stores come after it. Nothing to do where nobody looks past them.
+    #[inline]
+    fn write_back(&self, at: Maddr, len: usize) {
+        let _ = (at, len);
+    }
 }
 
 /// The body of a [`FrameMem`] that hands every operation on, those with a default too: a machine
@@ -87,6 +93,7 @@ macro_rules! frame_mem_by {
             fn copy(to: ::xen_abi::Maddr, from: ::xen_abi::Maddr, len: usize);
             fn zero_frame(mfn: ::xen_abi::Mfn);
             fn copy_frame(to: ::xen_abi::Mfn, from: ::xen_abi::Mfn);
+            fn write_back(at: ::xen_abi::Maddr, len: usize);
         }
     };
     (@ |$machine:pat_param| $memory:expr;
@@ -209,4 +216,6 @@ pub trait Machine: FrameMem + Clock + Cpus + Platform + Send + Sync + 'static {
     type Hvm: crate::hvm::backend::HvmBackend;
     /// The backend.
     fn hvm(&self) -> &Self::Hvm;
+    /// The registers of a remapping unit.
+    type Remapper: crate::iommu::Registers;
 }

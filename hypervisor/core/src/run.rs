@@ -121,6 +121,9 @@ fn work_off<M: Machine>(
         let here = loaded.map(|l| (&*l.v, &*l.hw));
         crate::debug::cpus::report(hv, me, here);
     }
+    if let Some(iommu) = hv.iommu.get() {
+        iommu.look(&hv.machine);
+    }
     hv.console_news();
     if cpu.work.load(Ordering::Relaxed) & work::RESCHED == 0 {
         return 0;

@@ -6,6 +6,8 @@ use spin::Once;
 
 use crate::cpu::{self, msr};
 
+/// Faults of devices, from remapping units.
+pub const VECTOR_DMA_FAULT: u8 = 0xf1;
 /// Vector of the local timer.
 pub const VECTOR_TIMER: u8 = 0xfa;
 /// Vector of the kick IPI.

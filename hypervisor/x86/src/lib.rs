@@ -15,6 +15,7 @@ pub mod firmware;
 pub mod frame_mem;
 pub mod hvm;
 pub mod ioapic;
+pub mod iommu;
 pub mod machine;
 pub mod nmi;
 pub mod output;

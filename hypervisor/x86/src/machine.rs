@@ -251,6 +251,7 @@ impl<B: HvmBackend> Machine for X86<B> {
     fn hvm(&self) -> &B {
         &self.hvm
     }
+    type Remapper = crate::iommu::Window;
 }
 
 /// Resets the machine: ACPI register, keyboard controller, 0xcf9, triple fault.

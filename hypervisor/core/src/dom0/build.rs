@@ -248,6 +248,9 @@ fn create<M: Machine>(
         || String::from("the hypervisor has no memory left to build dom0: lower dom0_mem");
     let src = hv.mm.xen(&hv.machine);
     let p2m = P2m::new(&src, DomId(0), hv.leaf_limit).map_err(|_| no_memory())?;
+    if let Some(iommu) = hv.iommu.get() {
+        p2m.follow(iommu.table().clone());
+    }
     for r in input.memory.iter().filter(|r| r.kind == MemoryType::RAM) {
         let mut failed = false;
         runs(hv, r, |run, is_dom0| {

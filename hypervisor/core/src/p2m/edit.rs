@@ -3,6 +3,7 @@
 use super::format::{EntryFormat, Leaf, P2mType};
 use super::read::slot;
 use super::tree::{Flush, Old, P2m, P2mError};
+use crate::iommu::table::{DmaTable, Reach};
 use crate::machine::{FrameMem, FrameSource};
 use crate::sync::LockGuard;
 use core::sync::atomic::Ordering;
@@ -79,6 +80,9 @@ impl<M: FrameMem, S: FrameSource + ?Sized, F: EntryFormat> Edit<'_, M, S, F> {
         if e == new {
             return Ok(());
         }
+        if let Some(dma) = self.p2m.dma.get() {
+            self.let_devices(dma, gfn, level, new)?;
+        }
         if !F::is_present(e) {
             self.mem.store64(at, new);
             return Ok(());
@@ -87,6 +91,26 @@ impl<M: FrameMem, S: FrameSource + ?Sized, F: EntryFormat> Edit<'_, M, S, F> {
         self.mem.store64(at, new);
         let gfn = Gfn(gfn.0 & !((1 << (9 * level)) - 1));
         self.gone(gfn, level, e, on_old);
+        Ok(())
+    }
+
+    /// Gives an entry the same meaning for devices as it will have for CPUs.
+    #[inline(never)]
+    fn let_devices(
+        &mut self,
+        dma: &DmaTable,
+        gfn: Gfn,
+        level: u8,
+        new: u64,
+    ) -> Result<(), P2mError> {
+        let to = if F::is_present(new) {
+            Reach::of(F::mfn(new), F::p2m_type(new))
+        } else {
+            None
+        };
+        let first = Gfn(gfn.0 & !((1 << (9 * level)) - 1));
+        dma.set(self.mem, self.src, first, level, to)?;
+        self.flush |= to.is_some() && dma.shape().caches_holes;
         Ok(())
     }
 

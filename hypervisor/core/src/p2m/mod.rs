@@ -22,6 +22,11 @@
 //!   that was mapped at that moment;
 //! - bytes read from the mapped frame inside the closure were the guest's own.
 //!
+//! # Devices
+//! In the domain that has the machine's devices a [`DmaTable`](crate::iommu::table::DmaTable) may
+//! follow ([`P2m::follow`]): each entry gets its meaning for devices under the same lock, before it is
+//! stored.  The flush that a change requires is then one of the IOTLBs, too.
+//!
 //! Nobody may *write* to a looked-up frame without a reference on it.
 //!
 //! Sources: Intel SDM volume 3, 29.3 (EPT), AMD APM volume 2, 15.25 (nested paging).

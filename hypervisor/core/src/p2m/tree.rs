@@ -2,9 +2,11 @@
 
 use super::edit::{Edit, Retired};
 use super::format::{EntryFormat, Leaf, P2mType};
+use crate::iommu::table::{DmaError, DmaTable};
 use crate::machine::{FrameMem, FrameSource};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Lock, Rank};
+use crate::sync::{Lock, Once, Rank};
+use alloc::sync::Arc;
 use core::marker::PhantomData;
 use xen_abi::{DomId, Errno, Gfn, Mfn};
 
@@ -27,7 +29,8 @@ pub enum P2mError {
     NoMemory,
     /// Something is mapped there already; nothing was changed.
     Occupied,
-    /// Not within the guest-physical address space, or a hole as a type to map.
+    /// Not within the guest-physical address space or, in a domain with devices, not within what
+    /// these can address; or a hole as a type to map.
     BadRange,
     /// The entry is not of the expected type.
     WrongType,
@@ -40,6 +43,15 @@ impl From<P2mError> for Errno {
             P2mError::NoMemory => Self::ENOMEM,
             P2mError::Occupied | P2mError::WrongType => Self::EBUSY,
             P2mError::BadRange => Self::EINVAL,
+        }
+    }
+}
+
+impl From<DmaError> for P2mError {
+    fn from(e: DmaError) -> Self {
+        match e {
+            DmaError::NoMemory => Self::NoMemory,
+            DmaError::TooHigh => Self::BadRange,
         }
     }
 }
@@ -124,6 +136,8 @@ pub struct P2m<F> {
     pub(super) tables: AtomicU64,
     pub(super) max_tables: AtomicU64,
     pub(super) writer: Lock<Retired>,
+    /// What the domain's devices go by, if it has any and they are confined.
+    pub(super) dma: Once<Arc<DmaTable>>,
     _format: PhantomData<F>,
 }
 
@@ -146,8 +160,15 @@ impl<F: EntryFormat> P2m<F> {
             tables: AtomicU64::new(1),
             max_tables: AtomicU64::new(u64::MAX),
             writer: Lock::new(Rank::P2m, Retired::default()),
+            dma: Once::new(),
             _format: PhantomData,
         })
+    }
+
+    /// From now on `dma` maps for devices what this tree maps for CPUs. Nothing is mapped yet.
+    pub fn follow(&self, dma: Arc<DmaTable>) {
+        debug_assert_eq!(self.highest(), None);
+        self.dma.call_once(|| dma);
     }
 
     /// The top table, for EPTP or nCR3.

@@ -1,9 +1,10 @@
 //! A machine whose devices remember what was asked of them.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{FakeHvm, FakeMem};
+use super::{FakeHvm, FakeMem, FakeUnit};
 use crate::machine::{Clock, Cpus, Fault, FrameMem, Machine, PinSetup, Platform};
 use crate::sync::{Lock, Rank};
 use xen_abi::{Gsi, Maddr, Ns, PcpuId, Vector};
@@ -144,4 +145,5 @@ impl Machine for FakeMachine {
     fn hvm(&self) -> &FakeHvm {
         &self.hvm
     }
+    type Remapper = Arc<FakeUnit>;
 }

@@ -2,7 +2,7 @@
 
 use crate::machine::{FrameMem, FrameSource};
 use crate::sync::{Lock, Rank};
-use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use xen_abi::{Maddr, Mfn, PAGE_SIZE};
@@ -12,10 +12,11 @@ use xen_abi::{Maddr, Mfn, PAGE_SIZE};
 /// As a [`FrameSource`] it hands out frames from a range chosen at construction,
 /// lowest first, and reuses what comes back, so that tests see which frames are out.
 /// Accesses outside the memory or off alignment panic: on the metal they would fault.
-#[derive(Debug)]
+/// A clone is the same memory.
+#[derive(Clone, Debug)]
 pub struct FakeMem {
-    words: Box<[AtomicU64]>,
-    pool: Lock<Pool>,
+    words: Arc<[AtomicU64]>,
+    pool: Arc<Lock<Pool>>,
 }
 
 #[derive(Debug)]
@@ -39,8 +40,8 @@ impl FakeMem {
         let mut words = Vec::with_capacity(count);
         words.resize_with(count, || AtomicU64::new(0));
         Self {
-            words: words.into_boxed_slice(),
-            pool: Lock::new(
+            words: words.into(),
+            pool: Arc::new(Lock::new(
                 Rank::Leaf,
                 Pool {
                     next: pool_start,
@@ -49,7 +50,7 @@ impl FakeMem {
                     out: Vec::new(),
                     budget: None,
                 },
-            ),
+            )),
         }
     }
 

@@ -2,19 +2,22 @@
 //!
 //! [`FakeMem`] is physical memory: frames in a vector of atomic words, with a plain
 //! frame source on its upper end.  [`FakeMachine`] is a machine around it, whose virtualisation
-//! backend keeps registers and runs nothing: tests play the guests.
+//! backend keeps registers and runs nothing: tests play the guests. [`FakeUnit`] is a remapping unit of
+//! it: it does what its registers, tables and commands say, and tests play the devices.
 
 #[cfg(test)]
 pub mod atomic;
 mod hvm;
 #[cfg(test)]
 pub(crate) mod interleave;
+mod iommu;
 mod machine;
 mod mem;
 #[cfg(test)]
 pub(crate) mod work;
 
 pub use hvm::{FakeHvm, FakeVcpu};
+pub use iommu::FakeUnit;
 pub use machine::FakeMachine;
 pub use mem::FakeMem;
 

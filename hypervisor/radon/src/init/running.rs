@@ -221,6 +221,7 @@ fn hypervisor<B: Backend>(boot: Boot, backend: B, cpus: u32) -> (Hypervisor<X86<
         graveyard: no_graves(),
         host_cpuid: CpuidTable::capture(super::cpuid, 0),
         leaf_limit,
+        iommu: Once::new(),
         hardware_domain: Once::new(),
     };
     let parts = dom0::Parts {

@@ -119,6 +119,7 @@ impl World {
             graveyard: no_graves(),
             host_cpuid: CpuidTable::default(),
             leaf_limit: LeafLimit::G1,
+            iommu: spin::Once::new(),
             hardware_domain: spin::Once::new(),
         };
         let w = Self { hv };
