@@ -1,11 +1,10 @@
 //! Options that are understood but that nothing obeys yet: the user is told each by its name.
 
-use super::options::{IommuOptions, Options, RebootMethod, SchedulerKind};
+use super::options::{Options, RebootMethod, SchedulerKind};
 
 impl Options<'_> {
     /// What was asked for and is not done, as complaints.
     pub fn unheeded(&self) -> impl Iterator<Item = &'static str> {
-        let iommu = IommuOptions::default();
         [
             (
                 self.dom0_vcpus_pin,
@@ -16,8 +15,8 @@ impl Options<'_> {
                 "sched: the scheduler is credit2",
             ),
             (
-                self.iommu.enable && self.iommu != iommu,
-                "iommu: dom0 is direct-mapped and no IOMMU is driven",
+                !self.iommu.dom0_strict,
+                "iommu: dom0's devices are confined to its memory all the same",
             ),
             (
                 !matches!(self.reboot, RebootMethod::Default),
@@ -55,5 +54,7 @@ mod tests {
             ["reboot", "x2apic", "mem"]
         );
         assert_eq!(names("dom0_vcpus_pin"), ["dom0_vcpus_pin"]);
+        assert!(names("iommu=verbose,force,no-intremap").is_empty());
+        assert_eq!(names("iommu=dom0-passthrough"), ["iommu"]);
     }
 }

@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use radon_core::cmdline::BootScrub;
 use radon_core::dom0::acpi::HostTable;
@@ -25,6 +26,8 @@ pub(super) struct Parts {
     pub(super) found: Firmware,
     pub(super) modules: Vec<Moved>,
     pub(super) command_line: Vec<u8>,
+    /// Frames of the remapping units' registers.
+    pub(super) remapping: Vec<Range<u64>>,
 }
 
 /// Ports that stay the hypervisor's whatever the machine: PICs, PIT, the gate of channel 2, reset
@@ -68,7 +71,7 @@ impl Parts {
     }
 
     /// Frames of device registers that the hypervisor keeps.
-    fn owned_frames(&self, ioapics: &[HostIoApic]) -> Vec<core::ops::Range<u64>> {
+    fn owned_frames(&self, ioapics: &[HostIoApic]) -> Vec<Range<u64>> {
         let local_apic = 0xfee0_0000;
         ioapics
             .iter()
@@ -76,6 +79,7 @@ impl Parts {
             .chain([local_apic])
             .chain(self.found.hpet)
             .map(|at| at >> 12..(at >> 12) + 1)
+            .chain(self.remapping.iter().cloned())
             .collect()
     }
 
@@ -117,8 +121,10 @@ pub(super) fn build<M: Machine>(hv: &Hypervisor<M>, parts: Parts) -> Arc<Domain<
         .resolve(total << 12, hv.mm.stats().free << 12)
         .unwrap_or_else(|e| fatal::refuse(&e));
     let ioapics = host_ioapics();
-    // No IOMMU is driven yet, whatever the machine has.
-    let command_line = command_line::with_bounce_buffers(&parts.command_line, memory.initial);
+    let command_line = match hv.iommu.get() {
+        Some(_) => parts.command_line.clone(),
+        None => command_line::with_bounce_buffers(&parts.command_line, memory.initial),
+    };
     let input = Input {
         memory: parts.map.as_slice(),
         kernel: bytes,

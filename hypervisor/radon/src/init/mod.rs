@@ -4,12 +4,13 @@
 //! [`loader`] (what was loaded: modules, command line) -> [`memory`] (frame table, final page
 //! tables, frame allocator) -> [`platform`] (CPU 0, clocks, interrupt controllers) ->
 //! [`running`] (virtualisation backend, other CPUs from [`cpus`], the [`Hypervisor`] value) ->
-//! [`dom0`] -> run loop.
+//! remapping units from [`iommu`] -> [`dom0`] -> run loop.
 //!
 //! [`Hypervisor`]: radon_core::hypervisor::Hypervisor
 
 mod cpus;
 mod dom0;
+mod iommu;
 mod loader;
 mod memory;
 mod platform;

@@ -119,10 +119,9 @@ fn banner(fw: &Firmware, map: &Ranges) {
         ram >> 20,
         map.as_slice().len()
     );
-    log::info!(
-        "IOMMU: {}",
-        fw.iommu.map_or("none: dom0 is direct-mapped", |n| n)
-    );
+    if fw.iommu.is_none() {
+        log::info!("IOMMU: none: dom0 is direct-mapped");
+    }
 }
 
 fn mask_pics() {

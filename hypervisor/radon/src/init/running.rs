@@ -33,7 +33,7 @@ use radon_x86::{apic, clock, cpu, percpu};
 use spin::Once;
 use xen_abi::{Ns, PcpuId, Vector};
 
-use super::{Boot, cpus, dom0, memory, platform};
+use super::{Boot, cpus, dom0, iommu, memory, platform};
 use crate::boot_memory::Ranges;
 use crate::build_id::build_id;
 use crate::{console, fatal, watchdog};
@@ -113,6 +113,10 @@ fn irq<B: Backend>(vector: u8) {
         }
         apic::VECTOR_KICK => {
             hv.machine.kicked();
+            apic::eoi();
+        }
+        apic::VECTOR_DMA_FAULT => {
+            hv.dma_fault_interrupt();
             apic::eoi();
         }
         apic::VECTOR_SPURIOUS => {}
@@ -229,6 +233,7 @@ fn hypervisor<B: Backend>(boot: Boot, backend: B, cpus: u32) -> (Hypervisor<X86<
         found: platform.found,
         modules: loaded.modules,
         command_line: loaded.dom0_line,
+        remapping: Vec::new(),
     };
     (hv, parts)
 }
@@ -246,12 +251,13 @@ pub(super) fn start<B: Backend>(boot: Boot, backend: B) -> ! {
     let cpus = cpus::start(&boot, max_cpus);
     backend.enable();
     let hpet = watchdog::hpet(boot.platform.reference);
-    let (hv, parts) = hypervisor(boot, backend, cpus);
+    let (hv, mut parts) = hypervisor(boot, backend, cpus);
     let hv: &'static Hypervisor<X86<B>> = Box::leak(Box::new(hv));
     B::cell().call_once(|| hv);
     IRQ.call_once(|| irq::<B> as fn(u8));
     CURRENT.call_once(|| running::<B> as RunningOn);
     console::enable_interrupts(&parts.found.overrides);
+    parts.remapping = iommu::start(hv, &parts.found, parts.map);
     let d = dom0::build(hv, parts);
     AP_BODY.call_once(|| ap_main::<B> as fn());
     apic::enable_timer();
