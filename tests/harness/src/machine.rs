@@ -52,6 +52,9 @@ pub struct Machine {
     /// Bochs' instructions per emulated second.
     #[serde(default)]
     pub ips: u64,
+    /// QEMU's VT-d, with all devices behind it.
+    #[serde(default)]
+    pub iommu: bool,
     /// Timeouts are divided by this.
     pub speed: f64,
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::Machine;
 use crate::boot::{Boot, DiskBus, Firmware, Start};
 
 /// OVMF as Debian 12 and 13 install it.
@@ -39,6 +40,9 @@ fn machine(boot: &Boot, dir: &Path) -> Result<Command> {
     command.args(["-machine", &machine.chipset, "-accel", &machine.accelerator]);
     command.args(["-cpu", &machine.cpu, "-m", &format!("{}M", machine.memory)]);
     command.args(["-smp", &machine.cpus.to_string()]);
+    if machine.iommu {
+        command.args(["-device", "intel-iommu,intremap=off"]);
+    }
     command.args([
         "-display",
         "none",
@@ -102,7 +106,10 @@ fn machine(boot: &Boot, dir: &Path) -> Result<Command> {
         let device = match disk.bus {
             DiskBus::Nvme => format!("nvme,drive=disk{index},serial=radon{index}"),
             DiskBus::Ahci => format!("ide-hd,drive=disk{index},serial=radon{index}"),
-            DiskBus::Virtio => format!("virtio-blk-pci,drive=disk{index},serial=radon{index}"),
+            DiskBus::Virtio => format!(
+                "virtio-blk-pci,drive=disk{index},serial=radon{index}{}",
+                behind_iommu(machine, "virtio")
+            ),
             DiskBus::Ide => bail!("QEMU's q35 has no parallel ATA"),
         };
         command.args(["-device", &device]);
@@ -113,13 +120,24 @@ fn machine(boot: &Boot, dir: &Path) -> Result<Command> {
             &format!("user,id=net{index},net=10.0.{}.0/24", index + 2),
         ]);
         let device = format!(
-            "{},netdev=net{index},romfile={}",
-            card.model, card.properties
+            "{},netdev=net{index},romfile={}{}",
+            card.model,
+            card.properties,
+            behind_iommu(machine, &card.model)
         );
         command.args(["-device", &device]);
     }
     command.args(&boot.extra);
     Ok(command)
+}
+
+/// What makes a virtio device of QEMU's go through the IOMMU; others do so anyway.
+fn behind_iommu(machine: &Machine, model: &str) -> &'static str {
+    if machine.iommu && model.starts_with("virtio") {
+        ",iommu_platform=on,disable-legacy=on"
+    } else {
+        ""
+    }
 }
 
 /// QEMU splits `-initrd` at commas and each part at its first space; a comma
@@ -141,7 +159,6 @@ fn module_list(modules: &[(std::path::PathBuf, String)]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Machine;
 
     #[test]
     fn commas_in_module_command_lines_are_doubled() {
@@ -183,6 +200,11 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
-        assert!(!text.contains("-initrd"));
+        assert!(!text.contains("-initrd") && !text.contains("iommu"));
+        boot.machine.iommu = true;
+        boot.disks[0].bus = DiskBus::Virtio;
+        let text = boot_image::step::describe(&command(&boot, Path::new("/tmp")).unwrap());
+        assert!(text.contains("-device intel-iommu"), "{text}");
+        assert!(text.contains("serial=radon0,iommu_platform=on"), "{text}");
     }
 }

@@ -3,6 +3,7 @@
 
 mod clock;
 mod disk;
+mod edu;
 mod hostile;
 mod lives;
 mod mark;
@@ -28,6 +29,7 @@ usage: agent disk DEVICE MIB THREADS        write, read back and verify in paral
        agent blocks N DEVICE                read and write a disk, four phases between marks
        agent sink ADDRESS:PORT              the other end of this:
        agent stream N ADDRESS:PORT send|receive BYTES
+       agent edu ADDRESS...                 DMA of QEMU's edu device to a page of ours, then there
        agent hypercalls | msrs | cpuid | ports   misbehave
        agent lives NAME SEED CALLS LIFE VICTIM SECONDS [LINE]   hostile guests, LIFE calls each
        agent clocks                         answers each line with CLOCK_MONOTONIC and
@@ -64,6 +66,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["stream", number, address, way, bytes] => {
             mark::stream(number.parse()?, address, way, bytes.parse()?)
         }
+        ["edu", ref targets @ ..] => edu::dma(targets),
         ["hypercalls"] => hostile::hypercalls(),
         ["msrs"] => hostile::msrs(),
         ["cpuid"] => hostile::cpuid(),

@@ -115,6 +115,11 @@ pub(crate) const GROUPS: &[Group] = &[
         "SVM: guests by xl create: disk, network, life cycle, hot plug, faults",
         domu::svm,
     ),
+    short(
+        "iommu",
+        "SVM with VT-d: guests' pages under DMA, devices confined, options",
+        domu::iommu,
+    ),
     long(
         "domu-long",
         "SVM: guests with both kernels, 64 MiB each way over their cards",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::serving::SET_UP;
-use harness::{Card, Machine};
+use harness::{Boot, Card, Machine};
 
 use crate::env::{Dom0, Env};
 use crate::groups::boots::BOOT;
@@ -70,17 +70,21 @@ impl Host {
         machine: Machine,
         dom0: &Dom0,
     ) -> Result<Self> {
-        let has_card = machine.emulator == harness::Emulator::Qemu;
         let mut boot = env.dom0(group, name, machine, dom0)?;
-        if has_card {
+        if boot.machine.emulator == harness::Emulator::Qemu {
             boot.cards.push(Card {
                 model: "virtio-net-pci".into(),
                 properties: String::new(),
             });
         }
+        Self::up(env, &boot)
+    }
+
+    /// Boots this and starts the toolstack.
+    pub(super) fn up(env: &Env, boot: &Boot) -> Result<Self> {
         let mut host = Self {
-            userland: Userland::boot(env, &boot, BOOT)?,
-            has_card,
+            userland: Userland::boot(env, boot, BOOT)?,
+            has_card: !boot.cards.is_empty(),
         };
         for command in SET_UP {
             host.run(command, 60)?;

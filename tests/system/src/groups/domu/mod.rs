@@ -4,6 +4,7 @@ mod change;
 mod fault;
 mod harm;
 mod host;
+mod iommu;
 mod many;
 mod work;
 
@@ -12,6 +13,8 @@ use harness::{Machine, Report};
 
 use crate::env::{Dom0, Env, Linux};
 use host::Host;
+
+pub(crate) use iommu::iommu;
 
 pub(crate) use harm::{svm as hostile_svm, svm_long as hostile_svm_long, vmx as hostile_vmx};
 

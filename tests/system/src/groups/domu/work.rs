@@ -13,6 +13,33 @@ fn sum_of(path: &str) -> String {
     format!("sha256sum <{path} | cut -c1-64")
 }
 
+/// What the guest's disk is in dom0.
+pub(super) struct Medium {
+    pub(super) path: &'static str,
+    /// Makes it.
+    pub(super) make: &'static str,
+    /// How dom0 mounts it.
+    pub(super) mount: &'static str,
+    /// Before dom0 mounts it while the guest runs.
+    pub(super) release: &'static str,
+}
+
+/// A file in dom0's memory.
+const FILE: Medium = Medium {
+    path: "/tmp/one.img",
+    make: "truncate -s 48M /tmp/one.img",
+    mount: "mount -o loop",
+    release: "true",
+};
+
+/// A disk of the machine's: its controller does DMA to and from the guest's pages.
+pub(super) const DISK: Medium = Medium {
+    path: "/dev/vda",
+    make: "true",
+    mount: "mount",
+    release: "xl block-detach one xvda",
+};
+
 /// Starts the guest `one`, with 2 vCPUs, a disk and a card, and lets it work. `mib` go each
 /// way over its card.
 pub(super) fn everything(
@@ -22,14 +49,29 @@ pub(super) fn everything(
     linux: Linux,
     mib: u64,
 ) -> Result<()> {
+    with_disk(host, report, group, linux, &FILE)?;
+    network(host, report, group, linux, mib)
+}
+
+/// Starts that guest with this disk, and uses it from both sides.
+pub(super) fn with_disk(
+    host: &mut Host,
+    report: &mut Report,
+    group: &str,
+    linux: Linux,
+    disk: &Medium,
+) -> Result<()> {
+    let Medium { path, mount, .. } = disk;
     let mut sum = String::new();
     report.check(&format!("{group}/work-create"), || {
-        host.run("truncate -s 48M /tmp/one.img && mke2fs -F /tmp/one.img", 60)?;
-        host.run("mount -o loop /tmp/one.img /mnt", 60)?;
+        host.run(&format!("{} && mke2fs -F {path}", disk.make), 60)?;
+        host.run(&format!("{mount} {path} /mnt"), 60)?;
         host.run("dd if=/dev/urandom of=/mnt/from-dom0 bs=1M count=8", 60)?;
         sum = host.run(&format!("{}; umount /mnt", sum_of("/mnt/from-dom0")), 60)?;
-        let more = "vcpus = 2\nmaxmem = 160\ndisk = [\"/tmp/one.img,raw,xvda,rw\"]\non_crash = \"preserve\"";
-        host.write("/etc/xen/one.cfg", &config("one", linux, 21, more))?;
+        let more = format!(
+            "vcpus = 2\nmaxmem = 160\ndisk = [\"{path},raw,xvda,rw\"]\non_crash = \"preserve\""
+        );
+        host.write("/etc/xen/one.cfg", &config("one", linux, 21, &more))?;
         host.forget("one")?;
         host.run("xl create /etc/xen/one.cfg", 120)?;
         let hello = host.is_up("one", 120)?;
@@ -49,9 +91,10 @@ pub(super) fn everything(
             Ok((theirs, written))
         })?;
         ensure!(theirs == sum, "the guest read {theirs}, dom0 wrote {sum}");
+        host.run(disk.release, 90)?;
         let seen = host.run(
             &format!(
-                "mount -o loop,ro /tmp/one.img /mnt && {}; umount /mnt",
+                "{mount} -o ro {path} /mnt && {}; umount /mnt",
                 sum_of("/mnt/from-guest")
             ),
             60,
@@ -62,10 +105,11 @@ pub(super) fn everything(
         );
         Ok("8 MiB in, 24 MiB out")
     });
-    network(host, report, group, linux, mib)
+    Ok(())
 }
 
-fn network(
+/// The guest `one` and its card.
+pub(super) fn network(
     host: &mut Host,
     report: &mut Report,
     group: &str,
