@@ -126,7 +126,9 @@ impl Host for Linux {
     }
 
     fn has_interface(&mut self, name: &str) -> bool {
-        !name.is_empty() && !name.contains('/') && Path::new(INTERFACES).join(name).exists()
+        // The kernel makes the interface's link first and its files a moment later; netlink waits
+        // for the rest of its making.
+        !name.is_empty() && !name.contains('/') && interface_file(name, "ifindex").exists()
     }
 
     fn is_bridge(&mut self, name: &str) -> bool {
