@@ -148,8 +148,8 @@ fn entry(kernel: &[u8]) -> Result<u64> {
         .context("a kernel without a PVH entry")
 }
 
-/// Prints the table.
-pub(crate) fn figures(layout: &Layout) -> Result<()> {
+/// Prints the table of a machine of `tests/machines`.
+pub(crate) fn figures(layout: &Layout, machine: &str) -> Result<()> {
     let kernel = Kernel::fetch(layout, "6.12")?;
     let tiny = layout.build().join("tiny-guest.elf");
     let (linux_entry, tiny_entry) = (
@@ -160,6 +160,7 @@ pub(crate) fn figures(layout: &Layout) -> Result<()> {
     let file = layout.build().join("bench-guests.count");
     let boot = boot(
         layout,
+        machine,
         &kernel,
         &tiny,
         &counter,
@@ -179,7 +180,9 @@ pub(crate) fn figures(layout: &Layout) -> Result<()> {
         dom0.run(command)?;
     }
 
-    println!("\nguests by xl create, SVM (QEMU), executed instructions of the whole machine");
+    println!(
+        "\nguests by xl create, SVM (QEMU, {machine}), executed instructions of the whole machine"
+    );
     goal::head_beside("dom0's own");
     let memory = tiny_guests(&mut dom0)?;
     let said = dom0.run(&format!("agent blocks {} /dev/vda", number::BLOCKS_DOM0))?;
@@ -198,6 +201,7 @@ pub(crate) fn figures(layout: &Layout) -> Result<()> {
 
 fn boot(
     layout: &Layout,
+    machine: &str,
     kernel: &Kernel,
     tiny: &Path,
     counter: &Counter,
@@ -207,9 +211,7 @@ fn boot(
     let agent = layout.build().join("agent");
     let more = [("var/lib/radon/tiny-guest", tiny)];
     let initrd = initrd::serving(layout, kernel, &agent, &[("6.12", kernel)], &more)?;
-    let machine = Machine::load(layout.top(), "qemu-svm")?
-        .cpus(1)
-        .memory(1536);
+    let machine = Machine::load(layout.top(), machine)?.cpus(1).memory(1536);
     let machine = Machine {
         accelerator: "tcg,thread=single".to_owned(),
         ..machine

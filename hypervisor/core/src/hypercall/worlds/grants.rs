@@ -12,10 +12,10 @@ const DOM0: DomId = DomId(0);
 const OP: u32 = n::__HYPERVISOR_grant_table_op;
 /// Where guests map their grant tables, and domain 0 the grants.
 const TABLE: u64 = 0x100;
-const AT: u64 = 0x6000;
+pub(super) const AT: u64 = 0x6000;
 
 /// A guest with its grant table in its memory, so that it can lend.
-fn lender(w: &World) -> DomId {
+pub(super) fn lender(w: &World) -> DomId {
     let id = w.guest(1, 16);
     let mut a = XenAddToPhysmap {
         domid: DomId::SELF,
@@ -29,7 +29,7 @@ fn lender(w: &World) -> DomId {
     id
 }
 
-fn lend(w: &World, id: DomId, r: u64, flags: u16, frame: u32) {
+pub(super) fn lend(w: &World, id: DomId, r: u64, flags: u16, frame: u32) {
     let entry = GrantEntryV1 {
         flags: GTF_permit_access | flags,
         domid: DOM0,
@@ -38,7 +38,7 @@ fn lend(w: &World, id: DomId, r: u64, flags: u16, frame: u32) {
     w.poke(id, (TABLE << 12) + 8 * r, &entry);
 }
 
-fn map_op(dom: DomId, r: u32, at: u64) -> GnttabMapGrantRef {
+pub(super) fn map_op(dom: DomId, r: u32, at: u64) -> GnttabMapGrantRef {
     GnttabMapGrantRef {
         host_addr: at << 12,
         flags: GNTMAP_host_map,
@@ -50,7 +50,7 @@ fn map_op(dom: DomId, r: u32, at: u64) -> GnttabMapGrantRef {
     }
 }
 
-fn unmap_op(m: &GnttabMapGrantRef) -> GnttabUnmapGrantRef {
+pub(super) fn unmap_op(m: &GnttabMapGrantRef) -> GnttabUnmapGrantRef {
     GnttabUnmapGrantRef {
         host_addr: m.host_addr,
         dev_bus_addr: 0,

@@ -14,7 +14,7 @@ const GFNS: u64 = LIST + 0x1000;
 const ERRS: u64 = LIST + 0x2000;
 
 /// Maps frames of a domain at gfns of domain 0; the errors.
-fn map_foreign(w: &World, of: DomId, frames: &[u64], at: &[u64]) -> Vec<i32> {
+pub(super) fn map_foreign(w: &World, of: DomId, frames: &[u64], at: &[u64]) -> Vec<i32> {
     for (i, (frame, gfn)) in (0..).zip(frames.iter().zip(at)) {
         w.poke(DOM0, LIST + 8 * i, frame);
         w.poke(DOM0, GFNS + 8 * i, gfn);

@@ -3,6 +3,7 @@
 //! Domain 0 is the control domain; its memory is like any other's. Arguments lie in the caller's own
 //! memory, at gpas that are also linear addresses (no paging).
 
+mod dma;
 mod exits;
 mod grants;
 mod hostile;

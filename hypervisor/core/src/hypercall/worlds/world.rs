@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use xen_abi::domctl::*;
 use xen_abi::sysctl::{XEN_SYSCTL_INTERFACE_VERSION, XenSysctl};
 use xen_abi::xen as n;
-use xen_abi::{DomId, Errno, Gfn, Gpa, Gsi, Handle, Mfn, Ns, PcpuId, Union, VcpuId};
+use xen_abi::{DomId, Errno, Gfn, Gpa, Gsi, Handle, Maddr, Mfn, Ns, PcpuId, Union, VcpuId};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::cpu_policy::CpuidTable;
@@ -16,6 +16,8 @@ use crate::domain::{Domain, DomainTable, Vcpu};
 use crate::hvm::vioapic::{Backing, Identity, Vioapic, Vioapics};
 use crate::hypercall::{Ctx, Flow, call};
 use crate::hypervisor::{CpuState, Hypervisor, MAX_DOMAINS, MAX_UNITS, no_graves, no_units};
+use crate::iommu::dmar::{Dmar, UnitAt};
+use crate::iommu::{Found, Iommu};
 use crate::irq::HardwareDomain;
 use crate::mm::{AllocArgs, FrameInfo, FrameTable};
 use crate::p2m::{LeafLimit, M2p};
@@ -23,7 +25,7 @@ use crate::sched::credit2::{Config as Credit2Config, Credit2};
 use crate::sched::dense::IdPool;
 use crate::sched::{CpuTopology, Sched, Scheduler};
 use crate::sync::{Lock, Rank};
-use crate::testing::{FakeMachine, FakeMem};
+use crate::testing::{FakeMachine, FakeMem, FakeUnit};
 use crate::time::pvclock::WallClock;
 use crate::time::scale::TscClock;
 use crate::time::timers::Timers;
@@ -65,6 +67,21 @@ impl World {
 
     /// With so many frames.
     pub(super) fn with_frames(frames: u64, cpus: u32, vcpus: u32) -> Self {
+        Self::with_memory(FakeMem::new(frames, frames), cpus, vcpus, None)
+    }
+
+    /// With a remapping unit that domain 0's devices are behind.
+    pub(super) fn with_remapping() -> (Self, Arc<FakeUnit>) {
+        // 4 levels, 2 MiB leaves, drains, 48 bits; a queue.
+        let cap = 1 << 10 | 1 << 34 | 3 << 54 | 47 << 16;
+        let mem = FakeMem::new(FRAMES, FRAMES);
+        let unit = FakeUnit::new(mem.clone(), cap, 2);
+        let world = Self::with_memory(mem, 1, 1, Some(unit.clone()));
+        (world, unit)
+    }
+
+    fn with_memory(mem: FakeMem, cpus: u32, vcpus: u32, unit: Option<Arc<FakeUnit>>) -> Self {
+        let frames = mem.frame_count();
         let leak = |count| {
             let mut info = alloc::vec::Vec::new();
             info.resize_with(count, FrameInfo::new);
@@ -89,7 +106,7 @@ impl World {
                 .unwrap();
         }
         let hv = Hypervisor {
-            machine: FakeMachine::with_cpus(FakeMem::new(frames, frames), cpus),
+            machine: FakeMachine::with_cpus(mem, cpus),
             clock: TscClock::new(1_000_000_000, 0).unwrap(),
             mm,
             m2p: M2p::new(alloc::vec::Vec::leak(m2p)),
@@ -123,8 +140,32 @@ impl World {
             hardware_domain: spin::Once::new(),
         };
         let w = Self { hv };
+        if let Some(unit) = unit {
+            w.remap(unit);
+        }
         w.control_domain(vcpus);
         w
+    }
+
+    fn remap(&self, unit: Arc<FakeUnit>) {
+        let found = Found {
+            dmar: Dmar {
+                address_bits: 48,
+                units: alloc::vec![UnitAt {
+                    base: Maddr(0xfed9_0000),
+                    segment: 0,
+                    covers_rest: true,
+                    devices: 0,
+                }],
+                reserved: alloc::vec::Vec::new(),
+            },
+            registers: alloc::vec![unit],
+            memory: &[],
+            segments: &[0],
+        };
+        let src = self.hv.mm.xen(&self.hv.machine);
+        let iommu = Iommu::start(&self.hv.machine, &src, found).unwrap();
+        self.hv.iommu.call_once(|| iommu);
     }
 
     fn control_domain(&self, vcpus: u32) {
@@ -155,6 +196,9 @@ impl World {
             pins: 24,
         };
         d.ioapics = Vioapics::new(alloc::vec![Vioapic::new(pins, Backing::Physical)]);
+        if let Some(iommu) = self.hv.iommu.get() {
+            d.p2m.follow(iommu.table().clone());
+        }
         let d = Arc::new(d);
         self.hv.domains.insert(d.clone()).unwrap();
         self.hv.hardware_domain.call_once(|| d.clone());
