@@ -1,5 +1,7 @@
 //! The operations on nodes.
 
+use std::io::Write as _;
+
 use xen_abi::DomId;
 
 use crate::error::{Error, Result, StoreError};
@@ -27,8 +29,7 @@ impl Request {
     /// As [`Store::write`].
     #[must_use]
     pub fn write(path: &str, value: &[u8]) -> Self {
-        let mut payload = join(&[path]);
-        payload.extend_from_slice(value);
+        let payload = [path.as_bytes(), b"\0", value].concat();
         Self::new(Kind::WRITE, payload)
     }
 
@@ -41,9 +42,12 @@ impl Request {
     /// As [`Store::set_permissions`].
     #[must_use]
     pub fn set_permissions(path: &str, permissions: &[Permission]) -> Self {
-        let mut list = vec![path.to_owned()];
-        list.extend(permissions.iter().map(Permission::to_string));
-        Self::new(Kind::SET_PERMS, join(&list))
+        let mut payload = join(&[path]);
+        for permission in permissions {
+            // A vector takes everything.
+            _ = write!(payload, "{permission}\0");
+        }
+        Self::new(Kind::SET_PERMS, payload)
     }
 }
 

@@ -180,6 +180,21 @@ impl Decoder {
     /// # Errors
     /// For a header that announces too much. Nothing sensible can follow.
     pub fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Message>, TooLong> {
+        let message = |header: XsdSockmsg, payload| Message {
+            kind: Kind(header.r#type),
+            request: header.req_id,
+            tx: TxId(header.tx_id),
+            payload,
+        };
+        // A message that is all there is not put together first.
+        if self.bytes.is_empty()
+            && let Ok((header, rest)) = XsdSockmsg::read_from_prefix(input)
+            && header.len <= XENSTORE_PAYLOAD_MAX
+            && let Some((payload, later)) = rest.split_at_checked(header.len as usize)
+        {
+            *input = later;
+            return Ok(Some(message(header, payload.to_vec())));
+        }
         loop {
             if let Some(header) = self.header() {
                 let len = header.len as usize;
@@ -189,12 +204,7 @@ impl Decoder {
                 if self.bytes.len() >= HEADER + len {
                     let mut payload = std::mem::take(&mut self.bytes);
                     payload.drain(..HEADER);
-                    return Ok(Some(Message {
-                        kind: Kind(header.r#type),
-                        request: header.req_id,
-                        tx: TxId(header.tx_id),
-                        payload,
-                    }));
+                    return Ok(Some(message(header, payload)));
                 }
             }
             if input.is_empty() {
@@ -219,7 +229,8 @@ pub fn strings(payload: &[u8]) -> (Vec<&[u8]>, &[u8]) {
 /// A payload of strings, each ended by a zero byte.
 #[must_use]
 pub fn join<S: AsRef<[u8]>>(strings: &[S]) -> Vec<u8> {
-    let mut out = Vec::new();
+    let len = |string: &S| string.as_ref().len() + 1;
+    let mut out = Vec::with_capacity(strings.iter().map(len).sum());
     for string in strings {
         out.extend_from_slice(string.as_ref());
         out.push(0);
