@@ -16,6 +16,7 @@ use zerocopy::FromZeros as _;
 
 use crate::builder::{self, CONSOLE_GFN, Files, MemoryPlan, STORE_GFN};
 use crate::error::{During as _, Error, Result};
+use crate::host::Host;
 use crate::layout::{DOM0, DomainNodes};
 use crate::undo::{Done, Undo};
 use crate::{Machine, PageBytes, devices, records};
@@ -92,7 +93,7 @@ fn create_steps(
     let files = read_files(machine, config)?;
     let uuid = match config.uuid {
         Some(uuid) => uuid,
-        None => random_uuid(machine)?,
+        None => random_uuid(machine.host)?,
     };
     let d = machine
         .hypervisor
@@ -229,9 +230,9 @@ fn read_files(machine: &mut Machine<'_>, config: &Config) -> Result<Files> {
 ///
 /// # Errors
 /// Those of the system's source of random numbers.
-pub fn random_uuid(machine: &mut Machine<'_>) -> Result<Uuid> {
+pub fn random_uuid(host: &mut dyn Host) -> Result<Uuid> {
     let mut bytes = [0; 16];
-    machine.host.random(&mut bytes)?;
+    host.random(&mut bytes)?;
     // Version 4, variant 1.
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;

@@ -56,6 +56,11 @@ impl Context {
         self.xen.as_ref().ok_or(Failure::Told)
     }
 
+    /// The kernel.
+    pub(crate) fn host(&mut self) -> &mut Linux {
+        &mut self.host
+    }
+
     /// Hypervisor, store and kernel.
     pub(crate) fn machine(&mut self) -> Result<Machine<'_>> {
         self.xen()?;

@@ -26,16 +26,17 @@ fn main() -> ExitCode {
     let is_xentop = called.rsplit('/').next() == Some("xentop");
     let first = is_xentop.then(|| "top".to_owned());
     let words: Vec<String> = first.into_iter().chain(words).collect();
-    match run(&words) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            match failure {
-                Failure::Message(message) => eprintln!("xl: {message}"),
-                Failure::Told => {}
-            }
-            ExitCode::FAILURE
-        }
+    ExitCode::from(tell(run(&words)))
+}
+
+/// Says what failed; the exit code.
+fn tell(outcome: context::Result) -> u8 {
+    match outcome {
+        Ok(()) => return 0,
+        Err(Failure::Message(message)) => eprintln!("xl: {message}"),
+        Err(Failure::Told) => {}
     }
+    1
 }
 
 fn run(words: &[String]) -> context::Result {

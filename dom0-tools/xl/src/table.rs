@@ -1,8 +1,8 @@
 //! The table of commands.
 
 use crate::commands::{
-    completion, config, console, create, debug, device, help, info, life, list, memory, monitor,
-    name, sched, top, vcpu,
+    completion, config, console, create, debug, device, help, info, life, list, memory, name,
+    sched, top, vcpu,
 };
 use crate::context::{Context, Result};
 
@@ -179,10 +179,6 @@ pub(crate) fn refused(name: &str) -> Option<&'static Refused> {
 
 /// Looks a command up.
 pub(crate) fn find(name: &str) -> Option<&'static Command> {
-    // Left behind by `create`, not for users.
-    if name == monitor::COMMAND {
-        return Some(&MONITOR);
-    }
     // xl takes any unambiguous beginning.
     if let Some(exact) = COMMANDS.iter().find(|command| command.name == name) {
         return Some(exact);
@@ -195,14 +191,6 @@ pub(crate) fn find(name: &str) -> Option<&'static Command> {
         _ => None,
     }
 }
-
-static MONITOR: Command = Command {
-    name: monitor::COMMAND,
-    run: monitor::run,
-    usage: "<DomainId>",
-    what: "Wait for a domain's end and do what its configuration says",
-    options: "",
-};
 
 macro_rules! commands {
     ($($name:literal, $run:path, $usage:literal, $what:literal, $options:literal;)*) => {

@@ -62,14 +62,20 @@ pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
     if !is_quiet && !args.has(crate::args::JSON) {
         say!("Parsing config from {path}");
     }
-    let mut machine = context.machine()?;
     // Known beforehand, so that the domain is found should this be killed.
     let uuid = match loaded.config.uuid {
         Some(uuid) => uuid,
-        None => toolstack::random_uuid(&mut machine)?,
+        None => toolstack::random_uuid(context.host())?,
     };
     loaded.config.uuid = Some(uuid);
     let guard = monitor::Guard::start(uuid, &loaded.config.name)?;
+    let mut machine = match context.machine() {
+        Ok(machine) => machine,
+        Err(error) => {
+            guard.dismiss();
+            return Err(error);
+        }
+    };
     let d = match toolstack::create(&mut machine, &loaded.config, &loaded.text) {
         Ok(Created { d, .. }) => d,
         Err(error) => {

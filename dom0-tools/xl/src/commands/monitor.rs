@@ -1,12 +1,15 @@
-//! The program that looks after a domain, one per domain: `xl create` starts it before
+//! The process that looks after a domain, one per domain: `xl create` starts it before
 //! anything is made, so that a killed `xl create` leaves nothing behind, and leaves it behind
-//! to wait for the domain's end and do what its configuration says then.
+//! to wait for the domain's end and do what its configuration says then. It is a copy of
+//! `xl create`: starting the program anew would cost a seventh of making a small domain.
 
-use std::fs::OpenOptions;
-use std::io::{Read as _, Write as _};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::fmt::Display;
+use std::fs::{File, OpenOptions};
+use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
 use std::time::Duration;
 
+use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use toolstack::lifecycle::{Ending, Outcome, act, reason_name, wait_for_end};
 use toolstack::records;
 use xen_abi::DomId;
@@ -15,76 +18,87 @@ use xlcfg::{Source, Uuid};
 use super::config::load_source;
 use crate::context::{Context, Failure, Result};
 
-/// Its command, which is not in the table.
-pub(crate) const COMMAND: &str = "monitor-domain";
 const LOGS: &str = "/var/log/xen";
 /// Between attempts to reach a daemon that is being started anew.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What `xl create` holds of that program: when it goes without a word, the domain goes too.
+/// What `xl create` holds of that process: when it goes without a word, the domain goes too.
 pub(crate) struct Guard {
-    child: Child,
-    pipe: Option<ChildStdin>,
+    process: Pid,
+    pipe: PipeWriter,
 }
 
 impl Guard {
-    /// Starts it in the background for a domain of this UUID that is about to be made.
+    /// Starts it for a domain of this UUID that is about to be made. It keeps what is open:
+    /// hypervisor and store should not be yet.
     pub(crate) fn start(uuid: Uuid, name: &str) -> Result<Self> {
-        let log = || -> std::io::Result<std::fs::File> {
-            std::fs::create_dir_all(LOGS)?;
-            let path = format!("{LOGS}/xl-{name}.log");
-            OpenOptions::new().create(true).append(true).open(path)
-        };
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg(COMMAND)
-            .arg(uuid.to_string())
-            .stdin(Stdio::piped());
-        match log() {
-            Ok(log) => command.stdout(log.try_clone()?).stderr(log),
-            Err(_) => command.stdout(Stdio::null()).stderr(Stdio::null()),
-        };
-        let mut child = command.current_dir("/").spawn().map_err(|error| {
+        let failed = |error: &dyn Display| {
             Failure::new(format!(
-                "starting the program that waits for the guest's end: {error}"
+                "starting the process that waits for the guest's end: {error}"
             ))
-        })?;
-        let pipe = child.stdin.take();
-        Ok(Self { child, pipe })
+        };
+        let (word, pipe) = pipe().map_err(|error| failed(&error))?;
+        match xencall::fork_alone().map_err(|error| failed(&error))? {
+            Some(process) => Ok(Self { process, pipe }),
+            None => {
+                // Else it would never see the other end close.
+                drop(pipe);
+                let outcome = settle(name).and_then(|()| run(uuid, word));
+                std::process::exit(crate::tell(outcome).into())
+            }
+        }
     }
 
-    fn say(&mut self, word: &str) -> Result {
-        let Some(mut pipe) = self.pipe.take() else {
-            return Ok(());
-        };
-        pipe.write_all(word.as_bytes()).map_err(|error| {
+    fn say(mut self, word: &str) -> Result<Pid> {
+        self.pipe.write_all(word.as_bytes()).map_err(|error| {
             Failure::new(format!(
-                "the program that waits for the guest's end is gone: {error}"
+                "the process that waits for the guest's end is gone: {error}"
             ))
-        })
+        })?;
+        Ok(self.process)
     }
 
     /// The domain is made: it waits for its end.
-    pub(crate) fn made(mut self, d: DomId) -> Result {
-        self.say(&d.0.to_string())
+    pub(crate) fn made(self, d: DomId) -> Result {
+        self.say(&d.0.to_string()).map(drop)
     }
 
     /// There is nothing to look after, or somebody else does it.
-    pub(crate) fn dismiss(mut self) {
+    pub(crate) fn dismiss(self) {
         // It may be gone already, which is as well.
-        drop(self.say("-"));
-        drop(self.child.wait());
+        let process = self.process;
+        _ = self.say("-");
+        _ = waitpid(Some(process), WaitOptions::empty());
     }
 }
 
-/// That program.
-pub(crate) fn run(context: &mut Context, words: &[String]) -> Result {
-    let uuid = words.first().and_then(|word| Uuid::parse(word));
-    let uuid = uuid.ok_or_else(|| Failure::new("which domain?"))?;
-    // It fails for a process that leads its group already, which does no harm.
+/// Leaves what belongs to `xl create`: its session, folder, and standard streams.
+fn settle(name: &str) -> Result {
+    // What the terminal's keys kill is `xl create`. It cannot fail: a copy leads no group.
     _ = rustix::process::setsid();
+    let log = || -> std::io::Result<File> {
+        std::fs::create_dir_all(LOGS)?;
+        let path = format!("{LOGS}/xl-{name}.log");
+        OpenOptions::new().create(true).append(true).open(path)
+    };
+    let null = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    let log = log().or_else(|_| null.try_clone())?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&log)?;
+    dup2_stderr(&log)?;
+    std::env::set_current_dir("/")?;
+    Ok(())
+}
+
+/// That process.
+fn run(uuid: Uuid, mut pipe: PipeReader) -> Result {
+    let context = &mut Context::default();
     let mut word = String::new();
-    std::io::stdin().read_to_string(&mut word)?;
+    pipe.read_to_string(&mut word)?;
+    drop(pipe);
     match word.as_str() {
         "-" => Ok(()),
         "" => abandoned(context, uuid),
