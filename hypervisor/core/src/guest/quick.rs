@@ -7,7 +7,7 @@
 use super::walk::{Access, PagingRegs};
 use crate::machine::FrameMem;
 use crate::mm::FrameTable;
-use crate::p2m::{EntryFormat, LeafCache, P2m, RamLeaf};
+use crate::p2m::{EntryFormat, Found, LeafCache, P2m, RamLeaf, Trail};
 use x86_defs::msr::efer;
 use x86_defs::paging::{ADDR_MASK, cr0, cr4, pte};
 use xen_abi::{Gpa, Maddr, PAGE_SIZE};
@@ -98,41 +98,76 @@ impl<'a, M: FrameMem, F: EntryFormat> Cursor<'a, M, F> {
         Some(gpa.wrapping_add(self.leaf.delta()))
     }
 
-    /// The entry for `gla` in the table that `above` points to.
+    /// Machine address of the entry for `gla` in the table that `above` points to, and the entry.
     #[inline(always)]
-    fn entry(&mut self, above: u64, gla: u64, shift: u32) -> Option<u64> {
+    fn entry(&mut self, above: u64, gla: u64, shift: u32) -> Option<(u64, u64)> {
         let at = self.at(above & ADDR_MASK | (gla >> shift & 511) << 3)?;
-        Some(self.mem.load64(Maddr(at)))
+        Some((at, self.mem.load64(Maddr(at))))
     }
 
-    /// Machine address of `gla`, of which `len` bytes are wanted, if the access is allowed.
+    /// Machine address of `gla`, of which `len` bytes are wanted, if the access is allowed, and
+    /// whether its frame may be written.
     #[inline(always)]
-    fn translate(&mut self, r: &PagingRegs, access: Access, gla: u64, len: u64) -> Option<u64> {
-        let is_canonical = gla.wrapping_add(1 << 47) >> 48 == 0;
+    fn translate(
+        &mut self,
+        r: &PagingRegs,
+        access: Access,
+        gla: u64,
+        len: u64,
+    ) -> Option<(u64, bool)> {
         let is_long = r.efer & efer::LMA != 0 && r.cr4 & cr4::LA57 == 0;
-        if !is_canonical || !is_long || gla % PAGE_SIZE + len > PAGE_SIZE {
+        let offset = gla % PAGE_SIZE;
+        if !is_long || offset + len > PAGE_SIZE {
+            return None;
+        }
+        let page = gla / PAGE_SIZE;
+        let trail = self.cache.trail(page, access == Access::Exec);
+        let found = match trail.follow(self.mem, self.seq, page, r.cr3) {
+            Some(found) => found,
+            None => self.walk(r.cr3, gla, trail)?,
+        };
+        let [e4, e3, e2, e] = found.entries;
+        let (all, any) = (e4 & e3 & e2 & e, e4 | e3 | e2 | e);
+        Rights::new(r, access)
+            .are_in(all, any, e)
+            .then_some((found.frame + offset, found.is_writable))
+    }
+
+    /// Goes to the page of `gla`, whatever the rights are, and remembers the way.
+    #[inline(never)]
+    fn walk(&mut self, root: u64, gla: u64, trail: &Trail) -> Option<Found> {
+        let is_canonical = gla.wrapping_add(1 << 47) >> 48 == 0;
+        if !is_canonical {
             return None;
         }
         // Entries are followed before they are judged: a bad one leads somewhere within the
         // guest's RAM, or nowhere, and is found out at the end.
-        let e4 = self.entry(r.cr3, gla, 39)?;
-        let e3 = self.entry(e4, gla, 30)?;
-        let (mut e, mut all, mut any, mut within) = (e3, e4 & e3, e4 | e3, (1 << 30) - 1);
-        if e & pte::PS == 0 {
-            e = self.entry(e, gla, 21)?;
-            (all, any, within) = (all & e, any | e, (1 << 21) - 1);
-            if e & pte::PS == 0 {
-                e = self.entry(e, gla, 12)?;
-                (all, any, within) = (all & e, any | e, PAGE_SIZE - 1);
+        let (at4, e4) = self.entry(root, gla, 39)?;
+        let (at3, e3) = self.entry(e4, gla, 30)?;
+        let (mut at, mut entries, mut within) =
+            ([at4, at3, at3, at3], [e4, e3, e3, e3], (1 << 30) - 1);
+        if e3 & pte::PS == 0 {
+            let (at2, e2) = self.entry(e3, gla, 21)?;
+            (at, entries, within) = ([at4, at3, at2, at2], [e4, e3, e2, e2], (1 << 21) - 1);
+            if e2 & pte::PS == 0 {
+                let (at1, e1) = self.entry(e2, gla, 12)?;
+                (at[3], entries[3], within) = (at1, e1, PAGE_SIZE - 1);
             }
         }
+        let last = entries[3];
         // PS in the top entry is reserved. Bits of a large page's entry below its address are
         // for the other walk.
-        let odd = e4 & pte::PS | e & within & ADDR_MASK;
-        if odd != 0 || !Rights::new(r, access).are_in(all, any, e) {
+        if e4 & pte::PS | last & within & ADDR_MASK != 0 {
             return None;
         }
-        self.at(e & ADDR_MASK | gla & within)
+        let page = gla / PAGE_SIZE;
+        let found = Found {
+            entries,
+            frame: self.at(last & ADDR_MASK | gla & within & !(PAGE_SIZE - 1))?,
+            is_writable: self.leaf.is_writable(),
+        };
+        trail.lay((self.seq, page, root), at, &found);
+        Some(found)
     }
 }
 
@@ -148,7 +183,7 @@ pub(crate) fn code_word<M: FrameMem, F: EntryFormat>(
     const LEN: u64 = 4;
     const WORD: u64 = 8;
     let mut c = Cursor::new(mem, p2m, cache)?;
-    let at = c.translate(r, Access::Exec, rip, LEN)?;
+    let (at, _) = c.translate(r, Access::Exec, rip, LEN)?;
     let (offset, first) = (at % WORD, at - at % WORD);
     let mut word = mem.load64(Maddr(first)) >> (offset * 8);
     if offset > WORD - LEN {
@@ -173,7 +208,7 @@ pub(crate) fn read<M: FrameMem, F: EntryFormat>(
     let Some(mut c) = Cursor::new(mem, p2m, cache) else {
         return false;
     };
-    let Some(at) = c.translate(r, Access::Read, gla, to.len() as u64) else {
+    let Some((at, _)) = c.translate(r, Access::Read, gla, to.len() as u64) else {
         return false;
     };
     mem.copy_from(Maddr(at), to);
@@ -194,12 +229,9 @@ pub(crate) fn write<M: FrameMem, F: EntryFormat>(
     let Some(mut c) = Cursor::new(mem, p2m, cache) else {
         return false;
     };
-    let Some(at) = c.translate(r, Access::Write, gla, from.len() as u64) else {
+    let Some((at, true)) = c.translate(r, Access::Write, gla, from.len() as u64) else {
         return false;
     };
-    if !c.leaf.is_writable() {
-        return false;
-    }
     let Some(_held) = frames.get_ref(Maddr(at).mfn(), p2m.owner()) else {
         return false;
     };

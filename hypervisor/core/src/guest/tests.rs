@@ -10,6 +10,8 @@ use x86_defs::msr::efer;
 use x86_defs::paging::{cr0, cr4, pfec, pte};
 use xen_abi::{DomId, Gfn, Handle, Mfn};
 
+mod trails;
+
 const D: DomId = DomId(3);
 const PAGES: u64 = 64;
 

@@ -1,6 +1,7 @@
 //! Lock-free lookups.
 
 use super::format::{EntryFormat, P2mType};
+use super::trail::{Trail, Trails};
 use super::tree::P2m;
 use crate::machine::FrameMem;
 use crate::mm::{FrameRef, FrameTable};
@@ -88,6 +89,7 @@ pub struct LeafCache {
     seq: Cell<u64>,
     large: [Slot; LARGE],
     small: [Slot; SMALL],
+    trails: Trails,
 }
 
 const LARGE: usize = 16;
@@ -122,6 +124,18 @@ impl LeafCache {
             seq: Cell::new(u64::MAX),
             large: [const { Slot::empty() }; LARGE],
             small: [const { Slot::empty() }; SMALL],
+            trails: Trails::new(),
+        }
+    }
+
+    /// Where the way to a linear page is remembered, of code or of data.
+    #[inline(always)]
+    #[must_use]
+    pub const fn trail(&self, page: u64, is_code: bool) -> &Trail {
+        if is_code {
+            self.trails.of_code(page)
+        } else {
+            self.trails.of_data(page)
         }
     }
 
