@@ -45,6 +45,7 @@ impl Rq {
             d.next = stays;
         } else {
             d.next = match stays {
+                None if self.queue.is_empty() => None,
                 None => self.take_first(m).or_else(|| self.choose(None, m)),
                 stays => self.choose(stays, m),
             };

@@ -309,7 +309,15 @@ impl Scheduler for Credit2 {
             };
             match readiness() {
                 Readiness::Runnable => {
+                    let is_here = u.resident == Some(here);
                     rq.rouse(unit, now);
+                    if is_here
+                        && self.rq_count() == 1
+                        && let Some((_, index)) = self.home_of(here)
+                        && rq.take_here(index)
+                    {
+                        return Wake::Kick(here);
+                    }
                     let waker = Waker {
                         here,
                         ratelimit: self.ratelimit.load(Relaxed),

@@ -46,6 +46,18 @@ impl Rq {
         self.cpu(index).map(|c| c.id)
     }
 
+    /// Whether the CPU of this index, which has a waiting unit's state, takes it, being idle.
+    /// [`Self::fit`] finds the same.
+    #[inline]
+    pub(super) fn take_here(&mut self, index: u32) -> bool {
+        let bit = 1 << index;
+        let is_free = self.idle & self.online & !self.tickled & bit != 0;
+        if is_free {
+            self.tickled |= bit;
+        }
+        is_free
+    }
+
     /// Finds an idle CPU for a waiting unit.
     pub(super) fn fit(&mut self, id: UnitId) -> Fit {
         let Some(unit) = self.unit(id) else {
