@@ -5,6 +5,7 @@
 //! - [`Evtchn`]: event channels (`evtchn`).
 //! - [`Gntdev`], [`Gntalloc`]: pages that others grant, pages that we grant.
 //! - [`XenbusBackend`]: the ring of dom0's own kernel to the xenstore daemon.
+//! - [`fork_alone`]: a copy of this process, which `xl create` leaves behind.
 //!
 //! Pages that somebody else writes too are [`SharedPages`]: copies and atomics, never a
 //! Rust reference to plain memory.  Whatever a hypercall reads or writes lies in a bounce
