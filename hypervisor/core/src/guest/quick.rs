@@ -106,12 +106,13 @@ impl<'a, M: FrameMem, F: EntryFormat> Cursor<'a, M, F> {
     }
 
     /// Machine address of `gla`, of which `len` bytes are wanted, if the access is allowed, and
-    /// whether its frame may be written.
+    /// whether its frame may be written. `reason` is for code, see [`LeafCache::code_trail`].
     #[inline(always)]
     fn translate(
         &mut self,
         r: &PagingRegs,
         access: Access,
+        reason: usize,
         gla: u64,
         len: u64,
     ) -> Option<(u64, bool)> {
@@ -121,10 +122,18 @@ impl<'a, M: FrameMem, F: EntryFormat> Cursor<'a, M, F> {
             return None;
         }
         let page = gla / PAGE_SIZE;
-        let trail = self.cache.trail(page, access == Access::Exec);
-        let found = match trail.follow(self.mem, self.seq, page, r.cr3) {
-            Some(found) => found,
-            None => self.walk(r.cr3, gla, trail)?,
+        let found = if access == Access::Exec {
+            let trail = self.cache.code_trail(reason);
+            match trail.follow(self.mem, self.seq, page, r.cr3) {
+                Some(found) => found,
+                None => self.walk(r.cr3, gla, trail)?,
+            }
+        } else {
+            let trails = self.cache.data_trails(page);
+            match trails.follow(self.mem, self.seq, page, r.cr3) {
+                Some(found) => found,
+                None => self.walk(r.cr3, gla, trails.older())?,
+            }
         };
         let [e4, e3, e2, e] = found.entries;
         let (all, any) = (e4 & e3 & e2 & e, e4 | e3 | e2 | e);
@@ -171,19 +180,20 @@ impl<'a, M: FrameMem, F: EntryFormat> Cursor<'a, M, F> {
     }
 }
 
-/// Four bytes of code. `cache` is for `p2m`, here and below.
+/// Four bytes of code, looked for because of `reason`. `cache` is for `p2m`, here and below.
 #[inline(always)]
 pub(crate) fn code_word<M: FrameMem, F: EntryFormat>(
     mem: &M,
     p2m: &P2m<F>,
     cache: &LeafCache,
     r: &PagingRegs,
+    reason: usize,
     rip: u64,
 ) -> Option<u32> {
     const LEN: u64 = 4;
     const WORD: u64 = 8;
     let mut c = Cursor::new(mem, p2m, cache)?;
-    let (at, _) = c.translate(r, Access::Exec, rip, LEN)?;
+    let (at, _) = c.translate(r, Access::Exec, reason, rip, LEN)?;
     let (offset, first) = (at % WORD, at - at % WORD);
     let mut word = mem.load64(Maddr(first)) >> (offset * 8);
     if offset > WORD - LEN {
@@ -208,7 +218,7 @@ pub(crate) fn read<M: FrameMem, F: EntryFormat>(
     let Some(mut c) = Cursor::new(mem, p2m, cache) else {
         return false;
     };
-    let Some((at, _)) = c.translate(r, Access::Read, gla, to.len() as u64) else {
+    let Some((at, _)) = c.translate(r, Access::Read, 0, gla, to.len() as u64) else {
         return false;
     };
     mem.copy_from(Maddr(at), to);
@@ -229,7 +239,7 @@ pub(crate) fn write<M: FrameMem, F: EntryFormat>(
     let Some(mut c) = Cursor::new(mem, p2m, cache) else {
         return false;
     };
-    let Some((at, true)) = c.translate(r, Access::Write, gla, from.len() as u64) else {
+    let Some((at, true)) = c.translate(r, Access::Write, 0, gla, from.len() as u64) else {
         return false;
     };
     let Some(_held) = frames.get_ref(Maddr(at).mfn(), p2m.owner()) else {

@@ -244,12 +244,12 @@ fn the_quick_way_reaches_the_usual_pages_and_no_others() {
     assert!(quick::read(mem, p2m, &w.cache, &LONG, gla + 1, &mut b));
     assert_eq!(b, [2, 3, 4]);
     for offset in 0..=4u8 {
-        let word = quick::code_word(mem, p2m, &w.cache, &LONG, gla + u64::from(offset));
+        let word = quick::code_word(mem, p2m, &w.cache, &LONG, 0, gla + u64::from(offset));
         let bytes = [1, 2, 3, 4].map(|n| n + offset);
         assert_eq!(word, Some(u32::from_le_bytes(bytes)));
     }
-    assert!(quick::code_word(mem, p2m, &w.cache, &LONG, gla + 0xffc).is_some());
-    assert!(quick::code_word(mem, p2m, &w.cache, &LONG, gla + 0xffd).is_none());
+    assert!(quick::code_word(mem, p2m, &w.cache, &LONG, 0, gla + 0xffc).is_some());
+    assert!(quick::code_word(mem, p2m, &w.cache, &LONG, 0, gla + 0xffd).is_none());
     assert!(!quick::read(mem, p2m, &w.cache, &LONG, gla + 0xffe, &mut b));
     assert!(quick::write(
         mem,
@@ -270,7 +270,7 @@ fn the_quick_way_reaches_the_usual_pages_and_no_others() {
         map4(&w, gla, gpa, FULL);
         assert_eq!(quick::read(mem, p2m, &w.cache, &LONG, gla, &mut b), is_ram);
         assert_eq!(
-            quick::code_word(mem, p2m, &w.cache, &LONG, gla).is_some(),
+            quick::code_word(mem, p2m, &w.cache, &LONG, 0, gla).is_some(),
             is_ram
         );
         assert!(!quick::write(mem, p2m, &w.cache, frames, &LONG, gla, &b));
@@ -476,7 +476,7 @@ fn quickly(w: &World, regs: &PagingRegs, gla: u64, access: Access) -> (bool, boo
     let done = match access {
         Access::Read => quick::read(mem, p2m, &w.cache, regs, gla, &mut bytes),
         Access::Write => quick::write(mem, p2m, &w.cache, &w.frames, regs, gla, &bytes),
-        Access::Exec => quick::code_word(mem, p2m, &w.cache, regs, gla).is_some(),
+        Access::Exec => quick::code_word(mem, p2m, &w.cache, regs, 0, gla).is_some(),
     };
     let entry = |level: u64| w.peek(0x1000 * (level + 1) + (gla >> (39 - 9 * level) & 511) * 8);
     let is_dirty = access != Access::Write || entry(3) & pte::D != 0;
@@ -556,7 +556,7 @@ proptest! {
             let mut bytes = [0; 4];
             let is_read = quick::read(&w.mem, &w.p2m, &w.cache, &regs, gla, &mut bytes);
             prop_assert!(!is_read || bytes == buf[..4]);
-            if let Some(word) = quick::code_word(&w.mem, &w.p2m, &w.cache, &regs, gla) {
+            if let Some(word) = quick::code_word(&w.mem, &w.p2m, &w.cache, &regs, 0, gla) {
                 prop_assert_eq!(s.fetch(Gla(gla), &mut bytes), Ok(4));
                 prop_assert_eq!(word.to_le_bytes(), bytes);
             }

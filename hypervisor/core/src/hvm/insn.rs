@@ -27,6 +27,16 @@ const fn opcode(i: Insn) -> (u32, u8) {
     }
 }
 
+/// Which trail leads there: kernels have one place where they make hypercalls, one where they halt,
+/// and some for the rest.
+const fn reason(i: Insn, rip: u64) -> usize {
+    match i {
+        Insn::Hypercall => 0,
+        Insn::Hlt => 1,
+        _ => 4 | (rip >> 12) as usize & 3,
+    }
+}
+
 const fn is_prefix(b: u8, is_long: bool) -> bool {
     matches!(
         b,
@@ -59,7 +69,7 @@ pub(crate) fn next_rip<M: Machine>(
     let mask = (1u64 << (8 * len)) as u32;
     // The walk behind this wants 64-bit paging; code with another base than 0 is not 64-bit code.
     let word = if is_long(hv, hw) {
-        super::memory::code_word(hv, d, hw, rip)
+        super::memory::code_word(hv, d, hw, reason(i, rip), rip)
     } else {
         None
     };

@@ -133,10 +133,11 @@ pub(crate) fn code_word<M: Machine>(
     hv: &Hypervisor<M>,
     d: &Domain<M>,
     hw: &HwVcpu<M>,
+    reason: usize,
     at: u64,
 ) -> Option<u32> {
     let regs = paging_regs(hv, hw, cpl(hv, hw));
-    quick::code_word(&hv.machine, &d.p2m, leaves::<M>(hw), &regs, at)
+    quick::code_word(&hv.machine, &d.p2m, leaves::<M>(hw), &regs, reason, at)
 }
 
 /// Fetches code bytes at a linear address; how many could be read.

@@ -1,7 +1,7 @@
 //! Lock-free lookups.
 
 use super::format::{EntryFormat, P2mType};
-use super::trail::{Trail, Trails};
+use super::trail::{Pair, Trail, Trails};
 use super::tree::P2m;
 use crate::machine::FrameMem;
 use crate::mm::{FrameRef, FrameTable};
@@ -128,15 +128,18 @@ impl LeafCache {
         }
     }
 
-    /// Where the way to a linear page is remembered, of code or of data.
+    /// Where the way to code is remembered that is looked for because of `reason`.
     #[inline(always)]
     #[must_use]
-    pub const fn trail(&self, page: u64, is_code: bool) -> &Trail {
-        if is_code {
-            self.trails.of_code(page)
-        } else {
-            self.trails.of_data(page)
-        }
+    pub const fn code_trail(&self, reason: usize) -> &Trail {
+        self.trails.of_code(reason)
+    }
+
+    /// Where the way to a page of data is remembered.
+    #[inline(always)]
+    #[must_use]
+    pub const fn data_trails(&self, page: u64) -> &Pair {
+        self.trails.of_data(page)
     }
 
     #[cold]

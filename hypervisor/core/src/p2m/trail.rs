@@ -97,33 +97,68 @@ impl Trail {
     }
 }
 
-/// A few of them. Code has its own: there are few places where guests leave, and many stacks.
+/// Two pages of data between which chance would have one trail alternate: of the kernel's stacks,
+/// hypercalls come from that of the idle task and that of interrupts by turns.
+#[derive(Debug)]
+pub struct Pair {
+    ways: [Trail; 2],
+    /// Which is laid anew next.
+    next: Cell<usize>,
+}
+
+impl Pair {
+    /// As [`Trail::follow`].
+    #[inline(always)]
+    pub fn follow<M: FrameMem>(&self, mem: &M, seq: u64, page: u64, root: u64) -> Option<Found> {
+        let [one, two] = &self.ways;
+        match one.follow(mem, seq, page, root) {
+            None => two.follow(mem, seq, page, root),
+            found => found,
+        }
+    }
+
+    /// The one to lay anew.
+    pub fn older(&self) -> &Trail {
+        let at = self.next.get() & 1;
+        self.next.set(at ^ 1);
+        &self.ways[at]
+    }
+}
+
+/// A few of them. Code is told apart by why it is looked at.
 #[derive(Debug)]
 pub(super) struct Trails {
     code: [Trail; CODE],
-    data: [Trail; DATA],
+    data: [Pair; DATA],
 }
 
-const CODE: usize = 4;
-const DATA: usize = 8;
+const CODE: usize = 8;
+const DATA: usize = 4;
 
 impl Trails {
     pub(super) const fn new() -> Self {
         Self {
             code: [const { Trail::new() }; CODE],
-            data: [const { Trail::new() }; DATA],
+            data: [const {
+                Pair {
+                    ways: [const { Trail::new() }; 2],
+                    next: Cell::new(0),
+                }
+            }; DATA],
         }
     }
 
-    /// Where the trail of a page of code is, or may be laid.
+    /// Where the trail to code is that is looked for because of `reason`.
     #[inline(always)]
-    pub(super) const fn of_code(&self, page: u64) -> &Trail {
-        &self.code[page as usize % CODE]
+    pub(super) const fn of_code(&self, reason: usize) -> &Trail {
+        &self.code[reason % CODE]
     }
 
-    /// The same for data. (Kernels align their stacks.)
+    /// Where the trail to a page of data is. (Kernels align their stacks: the high bits of a
+    /// product depend on all of a page's.)
     #[inline(always)]
-    pub(super) const fn of_data(&self, page: u64) -> &Trail {
-        &self.data[(page ^ page >> 3 ^ page >> 6) as usize % DATA]
+    pub(super) const fn of_data(&self, page: u64) -> &Pair {
+        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+        &self.data[(page.wrapping_mul(SPREAD) >> 32) as usize % DATA]
     }
 }

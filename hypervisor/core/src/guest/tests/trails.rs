@@ -65,8 +65,8 @@ proptest! {
                     prop_assert_eq!(one, quick::read(mem, p2m, &new(), &regs, at, &mut y));
                     prop_assert!(!one || x == y);
                     prop_assert_eq!(
-                        quick::code_word(mem, p2m, &w.cache, &regs, at),
-                        quick::code_word(mem, p2m, &new(), &regs, at)
+                        quick::code_word(mem, p2m, &w.cache, &regs, 0, at),
+                        quick::code_word(mem, p2m, &new(), &regs, 0, at)
                     );
                     let write = |cache| quick::write(mem, p2m, cache, &w.frames, &regs, at, &[]);
                     prop_assert_eq!(write(&w.cache), write(&new()));
