@@ -177,11 +177,15 @@ impl Timers {
             }
             let before = queue.next.load(Relaxed);
             if home & QUEUED != 0 {
-                if *root == id.0 && timer.child.load(Relaxed) == NONE {
-                    // The only timer of this CPU.
+                if *root == id.0 {
+                    if self.stays_first(timer, at) {
+                        timer.deadline.store(at.0, Relaxed);
+                        queue.next.store(at.0, Relaxed);
+                        return at.0 < before;
+                    }
+                } else if self.stays_behind(id.0, timer, at) {
                     timer.deadline.store(at.0, Relaxed);
-                    queue.next.store(at.0, Relaxed);
-                    return at.0 < before;
+                    return false;
                 }
                 *root = self.unlink(*root, id.0, timer);
             }
@@ -191,6 +195,24 @@ impl Timers {
             self.publish(queue, *root);
             return at.0 < before;
         }
+    }
+
+    /// Whether the root of a heap is still before all others when it fires at `at`, as far as one
+    /// look tells.
+    #[inline]
+    fn stays_first(&self, root: &Timer, at: Ns) -> bool {
+        self.timer(root.child.load(Relaxed)).is_none_or(|child| {
+            child.next.load(Relaxed) == NONE && at.0 <= child.deadline.load(Relaxed)
+        })
+    }
+
+    /// The same for another timer and its place behind its parent.
+    #[inline]
+    fn stays_behind(&self, id: u32, timer: &Timer, at: Ns) -> bool {
+        timer.child.load(Relaxed) == NONE
+            && self
+                .timer(timer.prev.load(Relaxed))
+                .is_some_and(|p| p.child.load(Relaxed) == id && p.deadline.load(Relaxed) <= at.0)
     }
 
     /// Cancels a timer; true if it was set.  The hardware timer may stay as it is: at
@@ -212,9 +234,8 @@ impl Timers {
             if timer.home.load(Relaxed) != home {
                 continue;
             }
-            *root = self.unlink(*root, id.0, timer);
+            self.take(queue, &mut root, id.0, timer);
             timer.home.store(home & !QUEUED, Relaxed);
-            self.publish(queue, *root);
             return true;
         }
     }
@@ -277,11 +298,23 @@ impl Timers {
         if timer.deadline.load(Relaxed) > now.0 {
             return None;
         }
-        *root = self.unlink(id, id, timer);
+        self.take(queue, &mut root, id, timer);
         let home = timer.home.load(Relaxed);
         timer.home.store(home & !QUEUED, Relaxed);
-        self.publish(queue, *root);
         Some(TimerId(id))
+    }
+
+    /// Takes a timer out of a queue whose root this is.
+    #[inline]
+    fn take(&self, queue: &Queue, root: &mut u32, id: u32, timer: &Timer) {
+        if *root == id && timer.child.load(Relaxed) == NONE {
+            // The only timer of this CPU.
+            *root = NONE;
+            queue.next.store(u64::MAX, Relaxed);
+        } else {
+            *root = self.unlink(*root, id, timer);
+            self.publish(queue, *root);
+        }
     }
 
     #[inline]
@@ -310,8 +343,7 @@ impl Timers {
             if home & QUEUED == 0 {
                 return None;
             }
-            *root = self.unlink(*root, id.0, timer);
-            self.publish(queue, *root);
+            self.take(queue, &mut root, id.0, timer);
             return Some(Ns(timer.deadline.load(Relaxed)));
         }
     }
