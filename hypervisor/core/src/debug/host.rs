@@ -43,11 +43,12 @@ pub(super) fn memory<M: Machine>(hv: &Hypervisor<M>, out: &mut Report<'_, M>) ->
         let a = hv.mm.account(d.id);
         writeln!(
             out,
-            "  {}: {} frames of {}, claim {}",
+            "  {}: {} frames of {}, claim {}; {} tables of its p2m",
             d.id,
             a.total(),
             a.max(),
-            a.claim()
+            a.claim(),
+            d.p2m.table_frames()
         )?;
         next = DomId(d.id.0.saturating_add(1));
     }

@@ -17,6 +17,10 @@ pub(super) const ADDRESS: &str = "10.0.2.15";
 /// Frames of the heap that the hypervisor has from boot on, which are not counted as its frames.
 const FIRST_HEAP: u64 = 512;
 
+/// Tables for the 128 MiB that Linux sets aside at once for pages of others. (Each card of a guest has
+/// 256 of these.)
+const TABLES: u64 = 64;
+
 /// Bytes of small objects that may stay in tables of dom0.
 const GROWTH: u64 = 16 << 10;
 
@@ -34,8 +38,11 @@ pub(super) struct Census {
     domains: String,
     /// Frames that the hypervisor's allocator has.
     free: u64,
-    /// Frames of the hypervisor's own, but for its heap, which keeps its greatest size.
+    /// Frames of the hypervisor's own, but for its heap, which keeps its greatest size, and the
+    /// tables of dom0's p2m.
     pub(super) hypervisor: u64,
+    /// Tables of dom0's p2m: one stays for each 2 MiB in which guests' pages were ever mapped.
+    tables: u64,
     /// Bytes of the hypervisor's small objects.
     pub(super) small: u64,
     /// Event channels of dom0, and what it maps of others' grants.
@@ -55,8 +62,14 @@ impl std::fmt::Display for Census {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} frames free, {} of the hypervisor, {} bytes of its small objects, {} ports, {}, {} nodes",
-            self.free, self.hypervisor, self.small, self.ports, self.mappings, self.nodes
+            "{} frames free, {} of the hypervisor, {} tables of dom0, {} bytes of small objects, {} ports, {}, {} nodes",
+            self.free,
+            self.hypervisor,
+            self.tables,
+            self.small,
+            self.ports,
+            self.mappings,
+            self.nodes
         )
     }
 }
@@ -234,15 +247,18 @@ impl Host {
         let mappings = line("frames of its grant table")?;
         let mappings = mappings.rsplit("; ").next().unwrap_or_default().to_owned();
         let heap = number("in a heap of ", " KiB")? / 4;
-        let free = number("in the allocator", " free")? + heap;
+        let free = number("in the allocator", " free")?;
         let hypervisor = number("hypervisor: ", " frames")?;
-        let hypervisor = (hypervisor + FIRST_HEAP).saturating_sub(heap);
+        let tables = number("  d0: ", " tables of its p2m")?;
+        let hypervisor = (hypervisor + FIRST_HEAP).saturating_sub(heap + tables);
+        let free = free + heap + tables;
         let small = number("hypervisor: ", " bytes of small objects")?;
         // Sixty guests have thousands of nodes.
         let mut ask = |command: &str| self.run(command, 120);
         Ok(Census {
             free,
             hypervisor,
+            tables,
             small,
             ports,
             mappings,
@@ -258,29 +274,23 @@ impl Host {
         })
     }
 
-    /// Everything is as it was, but that the hypervisor may have kept a few frames of tables
-    /// that have grown, and dom0's tables of ports and mappings some KiB.
+    /// Everything is as it was, but for tables that have grown: dom0's p2m and, of small objects, its ports and
+    /// mappings; and two frames that map what the heap has grown by.
     pub(super) fn same_but_for_growth(&mut self, before: &Census) -> Result<()> {
         let now = self.census()?;
-        let grown = now.hypervisor.saturating_sub(before.hypervisor).min(8);
         let mut before = before.clone();
+        before.tables += now.tables.saturating_sub(before.tables).min(TABLES);
+        let grown = now.hypervisor.saturating_sub(before.hypervisor).min(2);
         before.hypervisor += grown;
-        before.free = before.free.saturating_sub(grown);
+        before.free -= grown;
         before.small += now.small.saturating_sub(before.small).min(GROWTH);
         self.same(&before)
     }
 
-    /// Everything is as it was, but that frames went between the allocator and the hypervisor's
-    /// tables, which may have grown a little, and that dom0's Linux told the store of errors.
+    /// The same, and but that dom0's Linux told the store of errors.
     pub(super) fn same_but_for_errors(&mut self, before: &Census) -> Result<()> {
         self.run("xenstore rm /local/domain/0/error; true", 30)?;
-        let now = self.census()?;
-        let mut before = before.clone();
-        let frames = before.free + before.hypervisor;
-        before.hypervisor = now.hypervisor.min(before.hypervisor + 8);
-        before.free = frames - before.hypervisor;
-        before.small += now.small.saturating_sub(before.small).min(GROWTH);
-        self.same(&before)
+        self.same_but_for_growth(before)
     }
 
     /// Everything is as it was; what goes a little later is waited for.

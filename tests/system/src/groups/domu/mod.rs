@@ -86,7 +86,10 @@ fn life(host: &mut Host, report: &mut Report, group: &str) {
 /// A guest is built and says hello where dom0 has no device to copy with: its memory is mapped.
 fn without_grant_copy(host: &mut Host, report: &mut Report, group: &str) {
     report.check(&format!("{group}/without-gntdev"), || {
-        host.write("/etc/xen/mapped.cfg", &config("mapped", Linux::V6_12, 20, ""))?;
+        host.write(
+            "/etc/xen/mapped.cfg",
+            &config("mapped", Linux::V6_12, 20, ""),
+        )?;
         host.run(
             "mv /dev/xen/gntdev /dev/xen/away; xl create -q /etc/xen/mapped.cfg; r=$?; \
              mv /dev/xen/away /dev/xen/gntdev; [ $r = 0 ]",
