@@ -14,6 +14,7 @@
 //!
 //! [`Hypervisor::flush_stage2`]: crate::hypervisor::Hypervisor::flush_stage2
 
+pub mod bypass;
 pub mod dmar;
 pub mod table;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use core::ops::Range;
 
 use radon_core::cmdline::IommuOptions;
 use radon_core::hypervisor::Hypervisor;
+use radon_core::iommu::bypass;
 use radon_core::iommu::dmar::{self, Dmar};
 use radon_core::iommu::{Found, Iommu};
 use radon_core::machine::Machine;
@@ -76,6 +77,11 @@ fn drive<M: Machine<Remapper = Window>>(
         // the page is kept from dom0.
         unsafe { Window::new(map_mmio(u.base.0, SIZE)) }
     };
+    let last_bus = fw.ecam.iter().filter(|e| e.segment == 0);
+    let last_bus = last_bus.map(|e| e.bus_end).max().unwrap_or(255);
+    if let Some(device) = bypass::find(last_bus, |at| read_config(hv, at)) {
+        return Err(format!("{device}"));
+    }
     let segments: Vec<u16> = match fw.ecam.as_slice() {
         [] => [0].to_vec(),
         ecam => ecam.iter().map(|e| e.segment).collect(),
@@ -87,6 +93,12 @@ fn drive<M: Machine<Remapper = Window>>(
         segments: &segments,
     };
     Iommu::start(&hv.machine, &hv.mm.xen(&hv.machine), found)
+}
+
+/// Reads a word of PCI configuration space by the ports; dom0 does not run yet.
+fn read_config<M: Machine>(hv: &Hypervisor<M>, at: bypass::Config) -> u32 {
+    hv.machine.port_out(0xcf8, 4, at.address());
+    hv.machine.port_in(0xcfc, 4)
 }
 
 fn is_device<M: Machine>(hv: &Hypervisor<M>, at: u64) -> bool {
