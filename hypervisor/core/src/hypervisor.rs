@@ -279,10 +279,8 @@ impl<M: Machine> Hypervisor<M> {
     pub fn flush_stage2(&self, d: &Domain<M>) {
         use crate::domain::vcpu::{NO_CPU, attention};
         crate::sync::assert_none_held();
-        if d.is_hardware
-            && let Some(iommu) = self.iommu.get()
-        {
-            iommu.flush(&self.machine);
+        if d.is_hardware && self.iommu.is_completed() {
+            self.flush_devices();
         }
         let me = self.machine.this_cpu();
         for v in d.each_vcpu() {
@@ -291,6 +289,14 @@ impl<M: Machine> Hypervisor<M> {
             if cpu != NO_CPU && cpu != me.0 {
                 self.machine.kick_and_wait(PcpuId(cpu));
             }
+        }
+    }
+
+    /// Devices drop the translations that they have.
+    #[inline(never)]
+    fn flush_devices(&self) {
+        if let Some(iommu) = self.iommu.get() {
+            iommu.flush(&self.machine);
         }
     }
 

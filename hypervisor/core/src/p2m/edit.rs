@@ -3,7 +3,7 @@
 use super::format::{EntryFormat, Leaf, P2mType};
 use super::read::slot;
 use super::tree::{Flush, Old, P2m, P2mError};
-use crate::iommu::table::{DmaTable, Reach};
+use crate::iommu::table::Reach;
 use crate::machine::{FrameMem, FrameSource};
 use crate::sync::LockGuard;
 use core::sync::atomic::Ordering;
@@ -80,8 +80,8 @@ impl<M: FrameMem, S: FrameSource + ?Sized, F: EntryFormat> Edit<'_, M, S, F> {
         if e == new {
             return Ok(());
         }
-        if let Some(dma) = self.p2m.dma.get() {
-            self.let_devices(dma, gfn, level, new)?;
+        if self.p2m.dma.is_completed() {
+            self.flush |= let_devices(self.p2m, self.mem, self.src, gfn, level, new)?;
         }
         if !F::is_present(e) {
             self.mem.store64(at, new);
@@ -91,26 +91,6 @@ impl<M: FrameMem, S: FrameSource + ?Sized, F: EntryFormat> Edit<'_, M, S, F> {
         self.mem.store64(at, new);
         let gfn = Gfn(gfn.0 & !((1 << (9 * level)) - 1));
         self.gone(gfn, level, e, on_old);
-        Ok(())
-    }
-
-    /// Gives an entry the same meaning for devices as it will have for CPUs.
-    #[inline(never)]
-    fn let_devices(
-        &mut self,
-        dma: &DmaTable,
-        gfn: Gfn,
-        level: u8,
-        new: u64,
-    ) -> Result<(), P2mError> {
-        let to = if F::is_present(new) {
-            Reach::of(F::mfn(new), F::p2m_type(new))
-        } else {
-            None
-        };
-        let first = Gfn(gfn.0 & !((1 << (9 * level)) - 1));
-        dma.set(self.mem, self.src, first, level, to)?;
-        self.flush |= to.is_some() && dma.shape().caches_holes;
         Ok(())
     }
 
@@ -250,4 +230,30 @@ impl<M, S: ?Sized, F> Drop for Edit<'_, M, S, F> {
             self.p2m.seq.store(seq + 1, Ordering::Release);
         }
     }
+}
+
+/// Gives an entry the same meaning for devices as it will have for CPUs; whether that needs a flush
+/// although nothing was there. Not a method: it would keep an [`Edit`] out of registers. Cold
+/// for the sake of machines without an IOMMU, where it never runs.
+#[cold]
+#[inline(never)]
+fn let_devices<M: FrameMem, S: FrameSource + ?Sized, F: EntryFormat>(
+    p2m: &P2m<F>,
+    mem: &M,
+    src: &S,
+    gfn: Gfn,
+    level: u8,
+    new: u64,
+) -> Result<bool, P2mError> {
+    let Some(dma) = p2m.dma.get() else {
+        return Ok(false);
+    };
+    let to = if F::is_present(new) {
+        Reach::of(F::mfn(new), F::p2m_type(new))
+    } else {
+        None
+    };
+    let first = Gfn(gfn.0 & !((1 << (9 * level)) - 1));
+    dma.set(mem, src, first, level, to)?;
+    Ok(to.is_some() && dma.shape().caches_holes)
 }
