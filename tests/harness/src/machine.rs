@@ -52,9 +52,9 @@ pub struct Machine {
     /// Bochs' instructions per emulated second.
     #[serde(default)]
     pub ips: u64,
-    /// QEMU's VT-d, with all devices behind it.
+    /// QEMU's VT-d with these properties, and all devices behind it.
     #[serde(default)]
-    pub iommu: bool,
+    pub iommu: Option<String>,
     /// Timeouts are divided by this.
     pub speed: f64,
 }

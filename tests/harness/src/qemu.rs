@@ -40,8 +40,8 @@ fn machine(boot: &Boot, dir: &Path) -> Result<Command> {
     command.args(["-machine", &machine.chipset, "-accel", &machine.accelerator]);
     command.args(["-cpu", &machine.cpu, "-m", &format!("{}M", machine.memory)]);
     command.args(["-smp", &machine.cpus.to_string()]);
-    if machine.iommu {
-        command.args(["-device", "intel-iommu,intremap=off"]);
+    if let Some(properties) = &machine.iommu {
+        command.args(["-device", &format!("intel-iommu,{properties}")]);
     }
     command.args([
         "-display",
@@ -133,7 +133,7 @@ fn machine(boot: &Boot, dir: &Path) -> Result<Command> {
 
 /// What makes a virtio device of QEMU's go through the IOMMU; others do so anyway.
 fn behind_iommu(machine: &Machine, model: &str) -> &'static str {
-    if machine.iommu && model.starts_with("virtio") {
+    if machine.iommu.is_some() && model.starts_with("virtio") {
         ",iommu_platform=on,disable-legacy=on"
     } else {
         ""
@@ -201,10 +201,10 @@ mod tests {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
         assert!(!text.contains("-initrd") && !text.contains("iommu"));
-        boot.machine.iommu = true;
+        boot.machine.iommu = Some("aw-bits=48".to_owned());
         boot.disks[0].bus = DiskBus::Virtio;
         let text = boot_image::step::describe(&command(&boot, Path::new("/tmp")).unwrap());
-        assert!(text.contains("-device intel-iommu"), "{text}");
+        assert!(text.contains("-device intel-iommu,aw-bits=48"), "{text}");
         assert!(text.contains("serial=radon0,iommu_platform=on"), "{text}");
     }
 }

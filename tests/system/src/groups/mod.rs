@@ -121,6 +121,11 @@ pub(crate) const GROUPS: &[Group] = &[
         domu::iommu,
     ),
     long(
+        "iommu-48",
+        "SVM with VT-d: the same with 4 levels and caching mode",
+        domu::iommu_48,
+    ),
+    long(
         "domu-long",
         "SVM: guests with both kernels, 64 MiB each way over their cards",
         domu::svm_long,
