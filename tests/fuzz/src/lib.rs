@@ -90,6 +90,12 @@ pub const TARGETS: &[Target] = &[
         seeds: seeds::acpi,
         cases: 20_000,
     },
+    Target {
+        name: "dmar",
+        run: targets::dmar,
+        seeds: seeds::dmar,
+        cases: 20_000,
+    },
 ];
 
 /// A number from the environment.

@@ -134,6 +134,30 @@ pub(crate) fn acpi() -> Vec<Vec<u8>> {
     vec![all]
 }
 
+/// Two units, a reserved region, and a structure of no interest.
+pub(crate) fn dmar() -> Vec<Vec<u8>> {
+    let mut table = b"DMAR".to_vec();
+    table.resize(48, 0);
+    table[36] = 38;
+    let graphics = [1, 8, 0, 0, 0, 0, 2, 0];
+    let controllers = [3, 8, 0, 0, 2, 0xf0, 0x1f, 0, 2, 10, 0, 0, 0, 0, 1, 0, 2, 1];
+    for (base, flags, scopes) in [
+        (0xfed9_0000u64, 0, &graphics[..]),
+        (0xfed9_1000, 1, &controllers),
+    ] {
+        let length = u8::try_from(16 + scopes.len()).unwrap_or(0);
+        table.extend([0, 0, length, 0, flags, 0, 0, 0]);
+        table.extend(base.to_le_bytes());
+        table.extend(scopes);
+    }
+    table.extend([1, 0, 32, 0, 0, 0, 0, 0]);
+    table.extend(0x7c00_0000u64.to_le_bytes());
+    table.extend(0x7c0f_ffffu64.to_le_bytes());
+    table.extend(graphics);
+    table.extend([2, 0, 8, 0, 1, 0, 0, 0]);
+    vec![table]
+}
+
 fn with_checksum(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
     bytes[at] = 0;
     let sum = bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));

@@ -185,6 +185,23 @@ pub(crate) fn acpi(data: &[u8]) {
     }
 }
 
+pub(crate) fn dmar(data: &[u8]) {
+    match radon_core::iommu::dmar::parse(data) {
+        Ok(dmar) => {
+            assert!(!dmar.units.is_empty());
+            for unit in &dmar.units {
+                assert!(unit.base.0 != 0 && unit.base.0 & 0xfff == 0 && unit.base.0 >> 52 == 0);
+                // A scope has 8 bytes at least.
+                assert!(unit.devices <= data.len() / 8);
+            }
+            for region in &dmar.reserved {
+                assert!(region.frames.start < region.frames.end && region.frames.end <= 1 << 40);
+            }
+        }
+        Err(error) => check_message(&error.to_string()),
+    }
+}
+
 pub(crate) fn xl_cfg(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut source = xlcfg::Source::new("fuzz.cfg", &text);

@@ -109,7 +109,8 @@ impl fmt::Display for Broken {
             }
             Self::NoUnit => f.write_str("names no unit"),
             Self::TooMany => f.write_str("names too many units or regions"),
-        }
+        }?;
+        f.write_str(": update the firmware")
     }
 }
 

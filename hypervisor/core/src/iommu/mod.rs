@@ -225,7 +225,7 @@ fn reserved(dmar: &Dmar, memory: &[MemoryRange]) -> Result<Vec<Range<u64>>, Stri
         let in_ram = |m: &&MemoryRange| m.kind == MemoryType::RAM && m.start < end && first < m.end;
         if let Some(ram) = memory.iter().find(in_ram) {
             return Err(format!(
-                "the ACPI table DMAR reserves {first:#x}-{:#x}, but there is RAM at {:#x}",
+                "the ACPI table DMAR reserves {first:#x}-{:#x}, but there is RAM at {:#x}: update the firmware",
                 end - 1,
                 ram.start.max(first)
             ));
@@ -235,7 +235,7 @@ fn reserved(dmar: &Dmar, memory: &[MemoryRange]) -> Result<Vec<Range<u64>>, Stri
     }
     if count > MOST_RESERVED {
         return Err(format!(
-            "the ACPI table DMAR reserves {count} pages, which no firmware needs"
+            "the ACPI table DMAR reserves {count} pages, which no firmware needs: update it"
         ));
     }
     Ok(all)

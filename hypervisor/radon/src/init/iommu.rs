@@ -55,7 +55,7 @@ pub(super) fn start<M: Machine<Remapper = Window>>(
             ));
         }
         if fw.iommu.is_some() {
-            log::warn!("IOMMU: {why}: dom0's devices reach all memory");
+            log::warn!("IOMMU: {why}; dom0's devices reach all memory");
         }
     }
     let units = dmar.and_then(Result::ok).map_or(Vec::new(), |d| d.units);
