@@ -154,7 +154,8 @@ fn kill_creates(host: &mut Host) -> Result<String> {
         let left = host.run("sleep 1; xl domid kill 2>/dev/null; true", 60)?;
         made += u32::from(!left.is_empty());
         host.until("! xl domid kill >/dev/null 2>&1 || xl destroy kill", 60)?;
-        host.same(&before)?;
+        // dom0's Linux may have been about to connect a card whose nodes went.
+        host.same_but_for_errors(&before)?;
     }
     ensure!(made < 6, "no create was killed in time");
     Ok(format!("6 times, {made} too late"))
