@@ -69,9 +69,9 @@ const OWN_FRAMES: &str = r#"xl dmesg | awk '/Physical memory:/ {s = 0}
 / frames of .*claim/ && !/ d0:/ {for (i = 2; i <= NF; i++) if ($i == "frames") s += $(i - 1)}
 END {print "own", s}'"#;
 
-/// Says something when no free memory is left to be zeroed.
-const ALL_ZEROED: &str =
-    "xl debug-keys m; xl dmesg | grep 'to be zeroed' | tail -1 | grep 'parts of 0 blocks'";
+/// Waits until no free memory is left to be zeroed.
+const ALL_ZEROED: &str = "until xl debug-keys m && xl dmesg | grep 'to be zeroed' | tail -1 | \
+     grep -q 'parts of 0 blocks'; do sleep 1; done";
 
 /// dom0 with a toolstack.
 struct Dom0 {
@@ -185,7 +185,7 @@ pub(crate) fn figures(layout: &Layout, machine: &str) -> Result<()> {
     }
 
     // What the hypervisor zeroes while idle would be counted with whatever waits meanwhile.
-    dom0.until(ALL_ZEROED)?;
+    dom0.run(ALL_ZEROED)?;
     println!(
         "\nguests by xl create, SVM (QEMU, {machine}), executed instructions of the whole machine"
     );
