@@ -1,6 +1,6 @@
 //! The root value: all state of the hypervisor hangs off it and is passed by reference.
 
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -52,8 +52,6 @@ pub struct CpuState {
     pub slice_end: AtomicU64,
     /// When the timer must fire at the latest for the watchdog's sake; `u64::MAX` without watchdog.
     pub beat: AtomicU64,
-    /// It sleeps in the idle loop.
-    pub is_idle: AtomicBool,
     /// Unit that runs here plus one, 0 when idle.
     pub current: AtomicU32,
     /// Domain whose vCPU was loaded last, plus one.
@@ -69,7 +67,6 @@ impl Default for CpuState {
             armed: AtomicU64::new(u64::MAX),
             slice_end: AtomicU64::new(u64::MAX),
             beat: AtomicU64::new(u64::MAX),
-            is_idle: AtomicBool::new(false),
             current: AtomicU32::new(0),
             last_domain: AtomicU32::new(0),
             exits: AtomicU64::new(0),

@@ -164,11 +164,9 @@ fn idle<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {
         hv.machine.irq_window();
         cpu.work.load(Ordering::Relaxed) == 0
     });
-    cpu.is_idle.store(true, Ordering::SeqCst);
     if cpu.work.load(Ordering::SeqCst) == 0 {
         hv.machine.idle();
     }
-    cpu.is_idle.store(false, Ordering::SeqCst);
 }
 
 /// Asks the scheduler and switches. True when a vCPU is to run.
