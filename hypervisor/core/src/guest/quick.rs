@@ -7,57 +7,75 @@
 use super::walk::{Access, PagingRegs};
 use crate::machine::FrameMem;
 use crate::mm::FrameTable;
-use crate::p2m::{EntryFormat, Found, LeafCache, P2m, RamLeaf, Trail};
+use crate::p2m::{EntryFormat, Found, LeafCache, P2m, RamLeaf, Trail, Way};
 use x86_defs::msr::efer;
 use x86_defs::paging::{ADDR_MASK, cr0, cr4, pte};
 use xen_abi::{Gpa, Maddr, PAGE_SIZE};
 
 const RFLAGS_AC: u64 = 1 << 18;
 
-/// What entries must look like.
-#[derive(Clone, Copy)]
-struct Rights {
-    /// Bits that matter in all entries; of these D only in the last, NX in any.
-    care: u64,
-    /// Their values.
-    want: u64,
+/// All bits of the registers, but CR3, that decide what is found here. No two registers have one in
+/// the same place.
+#[inline(always)]
+const fn mode(r: &PagingRegs) -> u64 {
+    r.cr0 & cr0::WP
+        | r.cr4 & (cr4::SMEP | cr4::SMAP | cr4::LA57)
+        | r.efer & (efer::LMA | efer::NXE)
+        | r.rflags & RFLAGS_AC
+        | r.cpl as u64
 }
 
-impl Rights {
-    #[inline(always)]
-    const fn new(r: &PagingRegs, access: Access) -> Self {
-        let is_user = r.cpl == 3;
-        let has_nx = r.efer & efer::NXE != 0;
-        let (guards_user, rights, nx) = match access {
-            // Where NX is no prohibition it is a reserved bit.
-            Access::Exec => (r.cr4 & cr4::SMEP != 0, 0, pte::NX),
-            Access::Read | Access::Write => {
-                let smap = r.cr4 & cr4::SMAP != 0 && r.rflags & RFLAGS_AC == 0;
-                let rw = is_user || r.cr0 & cr0::WP != 0;
-                let rights = match access {
-                    Access::Write if rw => pte::RW | pte::D,
-                    Access::Write => pte::D,
-                    _ => 0,
-                };
-                (smap, rights, if has_nx { 0 } else { pte::NX })
-            }
-        };
-        let us = if is_user || guards_user { pte::US } else { 0 };
-        let want_us = if is_user { pte::US } else { 0 };
-        Self {
-            care: pte::P | pte::A | rights | us | nx,
-            want: pte::P | pte::A | rights | want_us,
-        }
+const _: () = {
+    let parts = [
+        cr0::WP,
+        cr4::SMEP | cr4::SMAP | cr4::LA57,
+        efer::LMA | efer::NXE,
+        RFLAGS_AC,
+        3,
+    ];
+    let (mut seen, mut at) = (0, 0);
+    while at < parts.len() {
+        assert!(seen & parts[at] == 0, "bits of the mode overlap");
+        seen |= parts[at];
+        at += 1;
     }
+};
 
-    /// Whether entries with this AND and this OR, the last of them `e`, grant the access.
-    #[inline(always)]
-    const fn are_in(self, all: u64, any: u64, e: u64) -> bool {
-        const APART: u64 = pte::NX | pte::D;
-        all & self.care & !APART == self.want & !APART
-            && any & self.care & pte::NX == 0
-            && (e ^ self.want) & self.care & pte::D == 0
+/// The bit of an access among what a walk found to be granted.
+const fn grant(access: Access) -> u64 {
+    match access {
+        Access::Exec => Found::GRANTS,
+        Access::Read => Found::GRANTS << 1,
+        Access::Write => Found::GRANTS << 2,
     }
+}
+
+/// Which accesses are granted by entries with this AND and this OR, the last of them `e`: without
+/// a fault, and without a bit that the processor would have to set.
+fn granted(r: &PagingRegs, all: u64, any: u64, e: u64) -> u64 {
+    const SEEN: u64 = pte::P | pte::A;
+    let is_user = r.cpl == 3;
+    let is_users = all & pte::US != 0;
+    let guards = |bit: u64| r.cr4 & bit != 0;
+    let smap = guards(cr4::SMAP) & (r.rflags & RFLAGS_AC == 0);
+    let may = |guarded: bool| (is_user == is_users) | (!is_user & !guarded);
+    let is_code = any & pte::NX == 0;
+    // Where NX is no prohibition it is a reserved bit.
+    let is_data = is_code | (r.efer & efer::NXE != 0);
+    let is_writable = (all & pte::RW != 0) | !(is_user | (r.cr0 & cr0::WP != 0));
+    let seen = all & SEEN == SEEN;
+    let exec = seen & is_code & may(guards(cr4::SMEP));
+    let read = seen & is_data & may(smap);
+    let write = read & is_writable & (e & pte::D != 0);
+    [
+        (exec, Access::Exec),
+        (read, Access::Read),
+        (write, Access::Write),
+    ]
+    .into_iter()
+    .fold(0, |bits, (is, access)| {
+        bits | if is { grant(access) } else { 0 }
+    })
 }
 
 /// One reading of the p2m that remembers the last leaf.
@@ -105,53 +123,33 @@ impl<'a, M: FrameMem, F: EntryFormat> Cursor<'a, M, F> {
         Some((at, self.mem.load64(Maddr(at))))
     }
 
-    /// Machine address of `gla`, of which `len` bytes are wanted, if the access is allowed, and
-    /// whether its frame may be written. `reason` is for code, see [`LeafCache::code_trail`].
-    #[inline(always)]
-    fn translate(
+    /// Machine address of `gla`, and whether its frame may be written, if a walk that was not gone
+    /// before ends in a page where `access` is granted.
+    fn find(
         &mut self,
         r: &PagingRegs,
+        way: Way,
         access: Access,
-        reason: usize,
         gla: u64,
-        len: u64,
+        trail: &Trail,
     ) -> Option<(u64, bool)> {
-        let is_long = r.efer & efer::LMA != 0 && r.cr4 & cr4::LA57 == 0;
-        let offset = gla % PAGE_SIZE;
-        if !is_long || offset + len > PAGE_SIZE {
-            return None;
-        }
-        let page = gla / PAGE_SIZE;
-        let found = if access == Access::Exec {
-            let trail = self.cache.code_trail(reason);
-            match trail.follow(self.mem, self.seq, page, r.cr3) {
-                Some(found) => found,
-                None => self.walk(r.cr3, gla, trail)?,
-            }
-        } else {
-            let trails = self.cache.data_trails(page);
-            match trails.follow(self.mem, self.seq, page, r.cr3) {
-                Some(found) => found,
-                None => self.walk(r.cr3, gla, trails.older())?,
-            }
-        };
-        let [e4, e3, e2, e] = found.entries;
-        let (all, any) = (e4 & e3 & e2 & e, e4 | e3 | e2 | e);
-        Rights::new(r, access)
-            .are_in(all, any, e)
-            .then_some((found.frame + offset, found.is_writable))
+        let found = self.walk(r, way, gla, trail)?;
+        found
+            .has(grant(access))
+            .then_some((found.frame() + gla % PAGE_SIZE, found.has(Found::WRITABLE)))
     }
 
     /// Goes to the page of `gla`, whatever the rights are, and remembers the way.
     #[inline(never)]
-    fn walk(&mut self, root: u64, gla: u64, trail: &Trail) -> Option<Found> {
+    fn walk(&mut self, r: &PagingRegs, way: Way, gla: u64, trail: &Trail) -> Option<Found> {
+        let is_long = r.efer & efer::LMA != 0 && r.cr4 & cr4::LA57 == 0;
         let is_canonical = gla.wrapping_add(1 << 47) >> 48 == 0;
-        if !is_canonical {
+        if !is_long || !is_canonical {
             return None;
         }
         // Entries are followed before they are judged: a bad one leads somewhere within the
         // guest's RAM, or nowhere, and is found out at the end.
-        let (at4, e4) = self.entry(root, gla, 39)?;
+        let (at4, e4) = self.entry(way.root, gla, 39)?;
         let (at3, e3) = self.entry(e4, gla, 30)?;
         let (mut at, mut entries, mut within) =
             ([at4, at3, at3, at3], [e4, e3, e3, e3], (1 << 30) - 1);
@@ -169,20 +167,60 @@ impl<'a, M: FrameMem, F: EntryFormat> Cursor<'a, M, F> {
         if e4 & pte::PS | last & within & ADDR_MASK != 0 {
             return None;
         }
-        let page = gla / PAGE_SIZE;
-        let found = Found {
-            entries,
-            frame: self.at(last & ADDR_MASK | gla & within & !(PAGE_SIZE - 1))?,
-            is_writable: self.leaf.is_writable(),
+        let [e4, e3, e2, e] = entries;
+        let granted = granted(r, e4 & e3 & e2 & e, e4 | e3 | e2 | e, e);
+        let frame = self.at(last & ADDR_MASK | gla & within & !(PAGE_SIZE - 1))?;
+        let writable = if self.leaf.is_writable() {
+            Found::WRITABLE
+        } else {
+            0
         };
-        trail.lay((self.seq, page, root), at, &found);
+        let found = Found::new(frame, granted | writable);
+        trail.lay(
+            self.seq,
+            way,
+            core::array::from_fn(|i| (at[i], entries[i])),
+            found,
+        );
         Some(found)
     }
 }
 
-/// Four bytes of code, looked for because of `reason`. `cache` is for `p2m`, here and below.
+/// The way to `len` bytes at `gla`, all of them in one page.
 #[inline(always)]
-pub(crate) fn code_word<M: FrameMem, F: EntryFormat>(
+const fn way(r: &PagingRegs, gla: u64, len: u64) -> Option<Way> {
+    if gla % PAGE_SIZE + len > PAGE_SIZE {
+        return None;
+    }
+    Some(Way {
+        page: gla / PAGE_SIZE,
+        root: r.cr3,
+        mode: mode(r),
+    })
+}
+
+/// Bytes of code that are looked at.
+const CODE: u64 = 4;
+
+/// The word of code at a machine address, all of it in one page.
+#[inline(always)]
+fn word_at<M: FrameMem>(mem: &M, at: u64) -> u32 {
+    const WORD: u64 = 8;
+    let (offset, first) = (at % WORD, at - at % WORD);
+    let mut word = mem.load64(Maddr(first)) >> (offset * 8);
+    if offset > WORD - CODE {
+        // Still in the page.
+        word |= mem.load64(Maddr(first + WORD)) << ((WORD - offset) * 8);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is wanted")]
+    let word = word as u32;
+    word
+}
+
+/// Four bytes of code, looked for because of `reason`, if they were looked for before. `cache` is
+/// for `p2m`, here and below.
+#[inline(always)]
+pub(crate) fn known_code_word<M: FrameMem, F: EntryFormat>(
     mem: &M,
     p2m: &P2m<F>,
     cache: &LeafCache,
@@ -190,24 +228,32 @@ pub(crate) fn code_word<M: FrameMem, F: EntryFormat>(
     reason: usize,
     rip: u64,
 ) -> Option<u32> {
-    const LEN: u64 = 4;
-    const WORD: u64 = 8;
-    let mut c = Cursor::new(mem, p2m, cache)?;
-    let (at, _) = c.translate(r, Access::Exec, reason, rip, LEN)?;
-    let (offset, first) = (at % WORD, at - at % WORD);
-    let mut word = mem.load64(Maddr(first)) >> (offset * 8);
-    if offset > WORD - LEN {
-        // Still in the page.
-        word |= mem.load64(Maddr(first + WORD)) << ((WORD - offset) * 8);
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "the low half is wanted")]
-    let word = word as u32;
+    let seq = p2m.begin_read()?;
+    let found = cache
+        .code_trail(reason)
+        .follow(mem, seq, way(r, rip, CODE)?)?;
+    let word = word_at(mem, found.frame() + rip % PAGE_SIZE);
+    (found.has(grant(Access::Exec)) && p2m.is_still(seq)).then_some(word)
+}
+
+/// The same, when it is not known.
+pub(crate) fn find_code_word<M: FrameMem, F: EntryFormat>(
+    mem: &M,
+    p2m: &P2m<F>,
+    cache: &LeafCache,
+    r: &PagingRegs,
+    reason: usize,
+    rip: u64,
+) -> Option<u32> {
+    let (mut c, way) = Cursor::new(mem, p2m, cache).zip(way(r, rip, CODE))?;
+    let (at, _) = c.find(r, way, Access::Exec, rip, cache.code_trail(reason))?;
+    let word = word_at(mem, at);
     p2m.is_still(c.seq).then_some(word)
 }
 
-/// Copies in; whether it did. If not, `to` may hold anything.
+/// Copies in from where something was looked for before; whether it did.
 #[inline(always)]
-pub(crate) fn read<M: FrameMem, F: EntryFormat>(
+pub(crate) fn read_known<M: FrameMem, F: EntryFormat>(
     mem: &M,
     p2m: &P2m<F>,
     cache: &LeafCache,
@@ -215,10 +261,32 @@ pub(crate) fn read<M: FrameMem, F: EntryFormat>(
     gla: u64,
     to: &mut [u8],
 ) -> bool {
-    let Some(mut c) = Cursor::new(mem, p2m, cache) else {
+    let Some((seq, way)) = p2m.begin_read().zip(way(r, gla, to.len() as u64)) else {
         return false;
     };
-    let Some((at, _)) = c.translate(r, Access::Read, 0, gla, to.len() as u64) else {
+    match cache.data_trails(way.page).follow(mem, seq, way) {
+        Some(found) if found.has(grant(Access::Read)) => {
+            mem.copy_from(Maddr(found.frame() + gla % PAGE_SIZE), to);
+            p2m.is_still(seq)
+        }
+        _ => false,
+    }
+}
+
+/// Copies in from where nothing was looked for; whether it did. If not, `to` may hold anything.
+pub(crate) fn find_and_read<M: FrameMem, F: EntryFormat>(
+    mem: &M,
+    p2m: &P2m<F>,
+    cache: &LeafCache,
+    r: &PagingRegs,
+    gla: u64,
+    to: &mut [u8],
+) -> bool {
+    let Some((mut c, way)) = Cursor::new(mem, p2m, cache).zip(way(r, gla, to.len() as u64)) else {
+        return false;
+    };
+    let trail = cache.data_trails(way.page).older();
+    let Some((at, _)) = c.find(r, way, Access::Read, gla, trail) else {
         return false;
     };
     mem.copy_from(Maddr(at), to);
@@ -226,7 +294,6 @@ pub(crate) fn read<M: FrameMem, F: EntryFormat>(
 }
 
 /// Copies out; whether it did.
-#[inline(always)]
 pub(crate) fn write<M: FrameMem, F: EntryFormat>(
     mem: &M,
     p2m: &P2m<F>,
@@ -236,10 +303,18 @@ pub(crate) fn write<M: FrameMem, F: EntryFormat>(
     gla: u64,
     from: &[u8],
 ) -> bool {
-    let Some(mut c) = Cursor::new(mem, p2m, cache) else {
+    let Some((mut c, way)) = Cursor::new(mem, p2m, cache).zip(way(r, gla, from.len() as u64))
+    else {
         return false;
     };
-    let Some((at, true)) = c.translate(r, Access::Write, 0, gla, from.len() as u64) else {
+    let trails = cache.data_trails(way.page);
+    let found = match trails.follow(mem, c.seq, way) {
+        Some(found) => found
+            .has(grant(Access::Write))
+            .then_some((found.frame() + gla % PAGE_SIZE, found.has(Found::WRITABLE))),
+        None => c.find(r, way, Access::Write, gla, trails.older()),
+    };
+    let Some((at, true)) = found else {
         return false;
     };
     let Some(_held) = frames.get_ref(Maddr(at).mfn(), p2m.owner()) else {
@@ -251,4 +326,31 @@ pub(crate) fn write<M: FrameMem, F: EntryFormat>(
     }
     mem.copy_to(Maddr(at), from);
     true
+}
+
+/// Both halves together, as [`crate::hvm::memory`] calls them.
+#[cfg(test)]
+pub(crate) fn code_word<M: FrameMem, F: EntryFormat>(
+    mem: &M,
+    p2m: &P2m<F>,
+    cache: &LeafCache,
+    r: &PagingRegs,
+    reason: usize,
+    rip: u64,
+) -> Option<u32> {
+    known_code_word(mem, p2m, cache, r, reason, rip)
+        .or_else(|| find_code_word(mem, p2m, cache, r, reason, rip))
+}
+
+/// Both halves together, as [`crate::hvm::memory`] calls them.
+#[cfg(test)]
+pub(crate) fn read<M: FrameMem, F: EntryFormat>(
+    mem: &M,
+    p2m: &P2m<F>,
+    cache: &LeafCache,
+    r: &PagingRegs,
+    gla: u64,
+    to: &mut [u8],
+) -> bool {
+    read_known(mem, p2m, cache, r, gla, to) || find_and_read(mem, p2m, cache, r, gla, to)
 }

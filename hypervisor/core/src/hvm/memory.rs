@@ -72,7 +72,23 @@ pub(crate) fn copy_in<M: Machine>(
     to: &mut [u8],
 ) -> Result<(), Errno> {
     let regs = paging_regs(hv, hw, 0);
-    if quick::read(&hv.machine, &d.p2m, leaves::<M>(hw), &regs, from, to) {
+    if quick::read_known(&hv.machine, &d.p2m, leaves::<M>(hw), &regs, from, to) {
+        return Ok(());
+    }
+    find_and_copy_in(hv, d, hw, from, to)
+}
+
+/// Apart, so that what is found again needs no room for looking.
+#[inline(never)]
+fn find_and_copy_in<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    hw: &HwVcpu<M>,
+    from: u64,
+    to: &mut [u8],
+) -> Result<(), Errno> {
+    let regs = paging_regs(hv, hw, 0);
+    if quick::find_and_read(&hv.machine, &d.p2m, leaves::<M>(hw), &regs, from, to) {
         return Ok(());
     }
     careful_copy_in(hv, d, hw, from, to)
@@ -137,7 +153,23 @@ pub(crate) fn code_word<M: Machine>(
     at: u64,
 ) -> Option<u32> {
     let regs = paging_regs(hv, hw, cpl(hv, hw));
-    quick::code_word(&hv.machine, &d.p2m, leaves::<M>(hw), &regs, reason, at)
+    match quick::known_code_word(&hv.machine, &d.p2m, leaves::<M>(hw), &regs, reason, at) {
+        None => find_code_word(hv, d, hw, reason, at),
+        known => known,
+    }
+}
+
+/// Apart, so that what is found again needs no room for looking.
+#[inline(never)]
+fn find_code_word<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Domain<M>,
+    hw: &HwVcpu<M>,
+    reason: usize,
+    at: u64,
+) -> Option<u32> {
+    let regs = paging_regs(hv, hw, cpl(hv, hw));
+    quick::find_code_word(&hv.machine, &d.p2m, leaves::<M>(hw), &regs, reason, at)
 }
 
 /// Fetches code bytes at a linear address; how many could be read.

@@ -42,7 +42,7 @@ mod tree;
 pub use format::{EntryFormat, Ept, Leaf, MemType, Npt, P2mType};
 pub use m2p::M2p;
 pub use read::{LeafCache, Mapping, NoRam, RamLeaf, Reader, Torn};
-pub use trail::{Found, LEVELS, Pair, Trail};
+pub use trail::{Found, Pair, Trail, Way};
 pub use tree::{Flush, LeafLimit, Old, P2m, P2mError, Progress, Retype};
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The ways that walks through one vCPU's page tables took.
 //!
 //! A walk that is taken again need not look for the tables: while the p2m stands they are where
-//! they were, and when the entries still hold what they held, the walk would go the same way. So
-//! nothing is believed: each entry is read each time, as a walk would, only not looked for.
+//! they were, and when the entries still hold what they held, the walk would go the same way and
+//! grant the same. So nothing is believed: each entry is read each time, as a walk would, only not
+//! looked for and not judged again.
 
 use core::cell::Cell;
 
@@ -19,13 +20,25 @@ pub struct Trail {
     page: Cell<u64>,
     /// The register that the tables hang from.
     root: Cell<u64>,
+    /// What else decided what the entries grant.
+    mode: Cell<u64>,
     steps: [Step; LEVELS],
-    /// Machine address of the page; [`WRITABLE`].
-    end: Cell<u64>,
+    end: Cell<Found>,
+}
+
+/// Which walk it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Way {
+    /// Number of the linear page.
+    pub page: u64,
+    /// The register that the tables hang from.
+    pub root: u64,
+    /// All else in the vCPU that decides what entries grant.
+    pub mode: u64,
 }
 
 /// A walk of fewer steps repeats the last.
-pub const LEVELS: usize = 4;
+const LEVELS: usize = 4;
 
 #[derive(Debug)]
 struct Step {
@@ -33,17 +46,35 @@ struct Step {
     entry: Cell<u64>,
 }
 
-const WRITABLE: u64 = 1;
+/// What a walk found: the machine address of a page, and in its low bits what may be done there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found(u64);
 
-/// What a walk found.
-#[derive(Clone, Copy, Debug)]
-pub struct Found {
-    /// The entries.
-    pub entries: [u64; LEVELS],
+impl Found {
+    /// The p2m lets the page be written without further ado.
+    pub const WRITABLE: u64 = 1;
+    /// The first of the bits that the walker gives a meaning.
+    pub const GRANTS: u64 = 1 << 1;
+
+    /// The page at machine address `frame`, with some of these bits.
+    #[must_use]
+    pub const fn new(frame: u64, bits: u64) -> Self {
+        Self(frame & !0xfff | bits & 0xfff)
+    }
+
     /// Machine address of the page.
-    pub frame: u64,
-    /// The p2m lets it be written without further ado.
-    pub is_writable: bool,
+    #[inline(always)]
+    #[must_use]
+    pub const fn frame(self) -> u64 {
+        self.0 & !0xfff
+    }
+
+    /// Whether all of these bits are there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(self, bits: u64) -> bool {
+        self.0 & bits == bits
+    }
 }
 
 impl Trail {
@@ -52,48 +83,45 @@ impl Trail {
             seq: Cell::new(u64::MAX),
             page: Cell::new(0),
             root: Cell::new(0),
+            mode: Cell::new(0),
             steps: [const {
                 Step {
                     at: Cell::new(0),
                     entry: Cell::new(0),
                 }
             }; LEVELS],
-            end: Cell::new(0),
+            end: Cell::new(Found(0)),
         }
     }
 
-    /// Goes there again, with the p2m as it is at `seq`. `None` when a walk could end elsewhere.
+    /// Goes there again, with the p2m as it is at `seq`. `None` when a walk could end elsewhere, or
+    /// grant something else.
     #[inline(always)]
-    pub fn follow<M: FrameMem>(&self, mem: &M, seq: u64, page: u64, root: u64) -> Option<Found> {
-        let is_it = (self.seq.get() ^ seq) | (self.page.get() ^ page) | (self.root.get() ^ root);
-        if is_it != 0 {
+    pub fn follow<M: FrameMem>(&self, mem: &M, seq: u64, way: Way) -> Option<Found> {
+        let is_other = (self.seq.get() ^ seq)
+            | (self.page.get() ^ way.page)
+            | (self.root.get() ^ way.root)
+            | (self.mode.get() ^ way.mode);
+        if is_other != 0 {
             return None;
         }
-        let mut changed = 0;
-        let entries = self.steps.each_ref().map(|step| {
-            let entry = step.entry.get();
-            changed |= mem.load64(Maddr(step.at.get())) ^ entry;
-            entry
+        let changed = self.steps.iter().fold(0, |changed, step| {
+            changed | mem.load64(Maddr(step.at.get())) ^ step.entry.get()
         });
-        let end = self.end.get();
-        (changed == 0).then_some(Found {
-            entries,
-            frame: end & !WRITABLE,
-            is_writable: end & WRITABLE != 0,
-        })
+        (changed == 0).then_some(self.end.get())
     }
 
-    /// Remembers a walk: machine addresses of its entries, and what it found.
-    pub fn lay(&self, (seq, page, root): (u64, u64, u64), at: [u64; LEVELS], found: &Found) {
+    /// Remembers a walk: machine addresses of its entries, the entries, and what it found.
+    pub fn lay(&self, seq: u64, way: Way, steps: [(u64, u64); LEVELS], found: Found) {
         self.seq.set(seq);
-        self.page.set(page);
-        self.root.set(root);
-        for (step, (at, entry)) in self.steps.iter().zip(at.into_iter().zip(found.entries)) {
+        self.page.set(way.page);
+        self.root.set(way.root);
+        self.mode.set(way.mode);
+        for (step, (at, entry)) in self.steps.iter().zip(steps) {
             step.at.set(at);
             step.entry.set(entry);
         }
-        self.end
-            .set(found.frame | if found.is_writable { WRITABLE } else { 0 });
+        self.end.set(found);
     }
 }
 
@@ -109,10 +137,10 @@ pub struct Pair {
 impl Pair {
     /// As [`Trail::follow`].
     #[inline(always)]
-    pub fn follow<M: FrameMem>(&self, mem: &M, seq: u64, page: u64, root: u64) -> Option<Found> {
+    pub fn follow<M: FrameMem>(&self, mem: &M, seq: u64, way: Way) -> Option<Found> {
         let [one, two] = &self.ways;
-        match one.follow(mem, seq, page, root) {
-            None => two.follow(mem, seq, page, root),
+        match one.follow(mem, seq, way) {
+            None => two.follow(mem, seq, way),
             found => found,
         }
     }
