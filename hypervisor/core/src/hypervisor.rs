@@ -160,12 +160,13 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// The unit became runnable.
+    /// The vCPU became runnable.
     #[inline]
-    pub fn wake(&self, unit: UnitId) {
+    pub fn wake(&self, v: &Vcpu<M>) {
         use crate::sched::{Scheduler, Wake};
         let (here, now) = (self.machine.this_cpu(), self.now());
-        match self.sched.wake(unit, here, now, || self.readiness_of(unit)) {
+        let readiness = || crate::run::readiness(v);
+        match self.sched.wake(v.unit, here, now, readiness) {
             Wake::Nothing => {}
             Wake::Kick(cpu) => self.request(cpu, work::RESCHED),
             Wake::Ask(at) => self.reschedule_by(here, at),
@@ -382,14 +383,17 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Writes the guest's runstate area, if it has one.
     pub fn write_runstate(&self, d: &Domain<M>, v: &Vcpu<M>, info: &crate::sched::RunstateInfo) {
-        use crate::time::runstate::{RunstateImage, RunstateLayout};
+        use crate::time::runstate::{AREA_64, RunstateImage, RunstateLayout, write_words};
         // Held while writing: whoever registers another area drops this one's frames after it.
         let area = v.runstate_area.lock();
-        if area.first.is_none() {
-            return;
-        }
+        let Some(first) = area.first else { return };
         let flag = 1 << xen_abi::xen::VMASST_TYPE_runstate_update_flag;
         let has_flag = d.vm_assist.load(Ordering::Relaxed) & flag != 0;
+        if first.0.is_multiple_of(8) && area.first_len >= AREA_64 {
+            let store = |offset, word| self.machine.store64(xen_abi::Maddr(first.0 + offset), word);
+            write_words(info.state as u32, info.entry, info.times, has_flag, store);
+            return;
+        }
         let image = RunstateImage::new(
             RunstateLayout::Bits64,
             info.state as u32,

@@ -89,7 +89,7 @@ impl<M: Machine> Hypervisor<M> {
     /// Takes one pause of a vCPU back.
     pub fn unpause_vcpu(&self, v: &Vcpu<M>) {
         if v.pause_count.fetch_sub(1, Ordering::SeqCst) == 1 && v.is_runnable() {
-            self.wake(v.unit);
+            self.wake(v);
         }
     }
 

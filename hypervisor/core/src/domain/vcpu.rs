@@ -183,7 +183,7 @@ impl<M: Machine> Vcpu<M> {
             .not_runnable
             .fetch_and(!(stop::BLOCKED | stop::POLL), Ordering::SeqCst);
         if old & (stop::BLOCKED | stop::POLL) != 0 && self.is_runnable() {
-            hv.wake(self.unit);
+            hv.wake(self);
         }
     }
 
@@ -192,7 +192,7 @@ impl<M: Machine> Vcpu<M> {
     pub fn end_poll(&self, hv: &Hypervisor<M>) {
         let old = self.not_runnable.fetch_and(!stop::POLL, Ordering::SeqCst);
         if old & stop::POLL != 0 && self.is_runnable() {
-            hv.wake(self.unit);
+            hv.wake(self);
         }
     }
 
@@ -210,7 +210,7 @@ impl<M: Machine> Vcpu<M> {
     pub fn up(&self, hv: &Hypervisor<M>) {
         let old = self.not_runnable.fetch_and(!stop::DOWN, Ordering::SeqCst);
         if old & stop::DOWN != 0 && self.is_runnable() {
-            hv.wake(self.unit);
+            hv.wake(self);
         }
     }
 

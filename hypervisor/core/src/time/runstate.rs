@@ -11,7 +11,9 @@
 //!
 //! Without the assist the image is written once.  The caller knows how to reach
 //! guest-linear memory; the area may straddle pages, which is why the protocol
-//! writes the one byte that holds the flag and never a word.
+//! writes the one byte that holds the flag and never a word. Where the area is one
+//! piece of whole words, as with all kernels that there are, [`write_words`] does it
+//! in six or seven stores.
 
 use xen_abi::Ns;
 
@@ -34,6 +36,30 @@ pub struct Step<'a> {
     pub offset: u64,
     /// What to write there.
     pub bytes: &'a [u8],
+}
+
+/// Bytes of an area that [`write_words`] writes.
+pub const AREA_64: u32 = 48;
+
+/// Writes the area of [`RunstateLayout::Bits64`], which lies at a multiple of 8, word by word
+/// through `store`, which is given offsets and stores in the order of the calls.
+#[inline]
+pub fn write_words(
+    state: u32,
+    entry: Ns,
+    times: [u64; 4],
+    has_update_flag: bool,
+    mut store: impl FnMut(u64, u64),
+) {
+    let entry = entry.0 & !RUNSTATE_UPDATE;
+    if has_update_flag {
+        store(8, entry | RUNSTATE_UPDATE);
+    }
+    store(0, u64::from(state));
+    for (offset, time) in (16..).step_by(8).zip(times) {
+        store(offset, time);
+    }
+    store(8, entry);
 }
 
 /// The area as bytes.
@@ -150,6 +176,23 @@ mod tests {
                 Ok::<(), ()>(())
             })
             .unwrap();
+            assert_eq!(area, new.bytes());
+        }
+    }
+
+    #[test]
+    fn words_are_written_as_the_image_is() {
+        let old = RunstateImage::new(RunstateLayout::Bits64, 0, Ns(0x1111_1111), [5; 4]);
+        for has_flag in [false, true] {
+            let (entry, times) = (Ns(RUNSTATE_UPDATE | 0x2222_2222), [9, 8, 7, 6]);
+            let new = RunstateImage::new(RunstateLayout::Bits64, 3, entry, times);
+            let mut area = old.bytes().to_vec();
+            write_words(3, entry, times, has_flag, |offset, word| {
+                let at = usize::try_from(offset).unwrap();
+                area[at..at + 8].copy_from_slice(&word.to_le_bytes());
+                let flagged = u64_at(&area, 8) & RUNSTATE_UPDATE != 0;
+                assert!(!has_flag || flagged || area == new.bytes());
+            });
             assert_eq!(area, new.bytes());
         }
     }

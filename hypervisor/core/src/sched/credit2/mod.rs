@@ -416,16 +416,29 @@ impl Scheduler for Credit2 {
     #[inline]
     fn context_saved(&self, cpu: PcpuId, unit: UnitId, now: Ns) -> Option<PcpuId> {
         // Nearly always it still belongs to this CPU's run queue.
-        if let Some((home, _)) = self.home_of(cpu)
+        if let Some((home, index)) = self.home_of(cpu)
             && let Some(shared) = self.rqs.get(home as usize)
         {
-            let rq = shared.rq.lock();
-            if rq.unit(unit).is_some() {
-                return self.let_go(rq, home, cpu, unit, now);
+            let mut rq = shared.rq.lock();
+            rq.forget_resident(index, unit);
+            if let Some(u) = rq.unit_mut(unit) {
+                let is_queued = u.let_go(cpu);
+                return if is_queued {
+                    self.place_saved(rq, home, unit, now)
+                } else {
+                    None
+                };
             }
         }
-        self.with_unit(unit, |rq, home| self.let_go(rq, home, cpu, unit, now))
-            .flatten()
+        self.with_unit(unit, |mut rq, home| {
+            let is_queued = rq.unit_mut(unit)?.let_go(cpu);
+            if is_queued {
+                self.place_saved(rq, home, unit, now)
+            } else {
+                None
+            }
+        })
+        .flatten()
     }
 
     fn evict(&self, unit: UnitId) -> Option<PcpuId> {
@@ -496,35 +509,6 @@ impl Scheduler for Credit2 {
 }
 
 impl Credit2 {
-    /// The state of a unit of run queue number `home` has left `cpu`.
-    #[inline]
-    fn let_go(
-        &self,
-        mut rq: RqGuard<'_>,
-        home: u32,
-        cpu: PcpuId,
-        unit: UnitId,
-        now: Ns,
-    ) -> Option<PcpuId> {
-        if let Some((at, index)) = self.home_of(cpu)
-            && at == home
-            && let Some(c) = rq.cpu_mut(index)
-            && c.resident == Some(unit)
-        {
-            c.resident = None;
-            c.must_evict = false;
-        }
-        let u = rq.unit_mut(unit)?;
-        if u.resident == Some(cpu) {
-            u.resident = None;
-        }
-        if u.place == Place::Queued {
-            self.place_saved(rq, home, unit, now)
-        } else {
-            None
-        }
-    }
-
     /// Finds a CPU for a unit that was preempted, now that it can go anywhere.
     #[inline(never)]
     fn place_saved(&self, rq: RqGuard<'_>, home: u32, unit: UnitId, now: Ns) -> Option<PcpuId> {

@@ -133,6 +133,17 @@ impl Rq {
         u32::try_from(at).ok()
     }
 
+    /// The state of a unit has left a CPU.
+    #[inline]
+    pub(super) fn forget_resident(&mut self, index: u32, unit: UnitId) {
+        if let Some(cpu) = self.cpu_mut(index)
+            && cpu.resident == Some(unit)
+        {
+            cpu.resident = None;
+            cpu.must_evict = false;
+        }
+    }
+
     /// Translates a mask to indices of this queue.
     fn here(&self, mask: &CpuMask) -> u64 {
         self.cpus
@@ -161,6 +172,7 @@ impl Rq {
     }
 
     /// Puts a unit among the waiting; of equal keys, the one that came first is served first.
+    #[inline]
     pub(super) fn enqueue(&mut self, id: UnitId) {
         let base = self.base;
         let Some(unit) = self.unit_mut(id) else {

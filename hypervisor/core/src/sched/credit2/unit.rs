@@ -165,6 +165,15 @@ impl Unit {
         self.set_credit(base, after.max(floor.min(credit)));
     }
 
+    /// Its state has left a CPU; whether it waits for one.
+    #[inline]
+    pub(super) fn let_go(&mut self, cpu: PcpuId) -> bool {
+        if self.resident == Some(cpu) {
+            self.resident = None;
+        }
+        self.place == Place::Queued
+    }
+
     /// The credit that it would have if it paid now.
     pub(super) fn credit_at(&self, base: &CreditBase, now: Ns) -> i64 {
         let delta = now.0.saturating_sub(self.paid.0);
