@@ -207,6 +207,8 @@ pub const IA32_PM_ENABLE: u32 = 0x770;
 pub const X2APIC_FIRST: u32 = 0x800;
 /// Last MSR of the x2APIC range.
 pub const X2APIC_LAST: u32 = 0x8ff;
+/// End of interrupt of the local APIC in x2APIC mode.
+pub const X2APIC_EOI: u32 = 0x80b;
 /// Supervisor components of extended state.
 pub const IA32_XSS: u32 = 0xda0;
 

@@ -123,6 +123,7 @@ impl Fifo {
     }
 
     /// Sets PENDING and appends the word to the queue of its vCPU and priority.
+    #[inline]
     pub(super) fn set_pending<M: FrameMem>(
         &mut self,
         mem: &M,
@@ -154,6 +155,7 @@ impl Fifo {
 
     /// Puts a word that just became LINKED at the end of its queue; whether
     /// the guest must be told that the queue is no longer empty.
+    #[inline]
     fn append<M: FrameMem>(
         &mut self,
         mem: &M,

@@ -9,7 +9,7 @@ use super::backend::{Event, Exit, HvmBackend, Insn, Reg, Seg};
 use super::{inject, insn};
 use crate::domain::vcpu::{attention, stop};
 use crate::domain::{Domain, HwVcpu, Vcpu};
-use crate::hypercall::{self, Ctx, Flow};
+use crate::hypercall::{self, Flow};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 
@@ -100,13 +100,7 @@ fn hypercall<M: Machine>(
     v: &Arc<Vcpu<M>>,
     hw: &mut HwVcpu<M>,
 ) -> Next {
-    match hypercall::enter(&mut Ctx {
-        hv,
-        d,
-        v,
-        hw,
-        args: [0; 5],
-    }) {
+    match hypercall::enter(hv, d, v, hw) {
         Flow::Done(_) => {
             retire(hv, d, hw, Insn::Hypercall);
             Next::Resume

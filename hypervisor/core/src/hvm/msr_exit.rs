@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
+use x86_defs::msr;
 use xen_abi::{Gfn, Ns};
 
 use super::backend::{HvmBackend, Insn, Reg, Seg};
@@ -115,6 +116,18 @@ pub(crate) fn write<M: Machine>(
     sync_tpr(hv, v, hw);
     let r = <M::Hvm as HvmBackend>::regs(hw);
     let (number, value) = (r.rcx as u32, r.rdx << 32 | r.rax & 0xffff_ffff);
+    if number == msr::X2APIC_EOI {
+        // By far the most frequent one.
+        match v.lapic.x2apic_write(msr::X2APIC_EOI, value, || hv.now()) {
+            Ok(effect) => {
+                if retire(hv, d, hw, Insn::Wrmsr) {
+                    apic_effect(hv, d, v, hw, effect);
+                }
+            }
+            Err(_) => hvm.inject(hw, GP),
+        }
+        return Next::Resume;
+    }
     let Ok(what) = v
         .msrs
         .write(number, value, &d.policy, &v.lapic, &Context { hv, d, hw })

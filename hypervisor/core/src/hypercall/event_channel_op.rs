@@ -51,6 +51,7 @@ fn send<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResu
     OK
 }
 
+#[inline]
 fn delivered<M: Machine>(hv: &Hypervisor<M>, d: &Arc<Domain<M>>, delivery: Delivery) {
     match delivery {
         Delivery::Raised(r) => hv.raised(d, r),

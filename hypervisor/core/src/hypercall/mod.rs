@@ -216,17 +216,22 @@ pub(crate) fn call<M: Machine>(c: &mut Ctx<'_, M>, nr: u64) -> OpResult {
 
 /// VMCALL or VMMCALL: reads the registers, runs the call, writes rax.
 /// The instruction is retired by the caller unless the result is [`Flow::Again`].
-pub fn enter<M: Machine>(c: &mut Ctx<'_, M>) -> Flow {
-    let hvm = c.hv.machine.hvm();
+pub fn enter<M: Machine>(
+    hv: &Hypervisor<M>,
+    d: &Arc<Domain<M>>,
+    v: &Arc<Vcpu<M>>,
+    hw: &mut HwVcpu<M>,
+) -> Flow {
+    let hvm = hv.machine.hvm();
     let is_long =
-        hvm.get(c.hw, Reg::Efer) & 1 << 10 != 0 && hvm.segment(c.hw, Seg::Cs).ar & 1 << 13 != 0;
+        hvm.get(hw, Reg::Efer) & 1 << 10 != 0 && hvm.segment(hw, Seg::Cs).ar & 1 << 13 != 0;
     // CPL is SS.DPL in protected mode; real mode counts as 0, VM86 as 3.
-    let protected = hvm.get(c.hw, Reg::Cr0) & 1 != 0;
-    if protected && hvm.segment(c.hw, Seg::Ss).ar >> 5 & 3 != 0 {
-        <M::Hvm as HvmBackend>::regs_mut(c.hw).rax = Errno::EPERM.as_rax();
+    let protected = hvm.get(hw, Reg::Cr0) & 1 != 0;
+    if protected && hvm.segment(hw, Seg::Ss).ar >> 5 & 3 != 0 {
+        <M::Hvm as HvmBackend>::regs_mut(hw).rax = Errno::EPERM.as_rax();
         return Flow::Done(0);
     }
-    let r = *<M::Hvm as HvmBackend>::regs(c.hw);
+    let r = <M::Hvm as HvmBackend>::regs(hw);
     let (nr, args) = if is_long {
         (r.rax, [r.rdi, r.rsi, r.rdx, r.r10, r.r8])
     } else {
@@ -238,10 +243,10 @@ pub fn enter<M: Machine>(c: &mut Ctx<'_, M>) -> Flow {
     };
     if !is_long && nr != u64::from(xen_abi::xen::__HYPERVISOR_xen_version) {
         // 32-bit callers need the compat layouts, which come with HVM guests.
-        <M::Hvm as HvmBackend>::regs_mut(c.hw).rax = Errno::ENOSYS.as_rax() & 0xffff_ffff;
+        <M::Hvm as HvmBackend>::regs_mut(hw).rax = Errno::ENOSYS.as_rax() & 0xffff_ffff;
         return Flow::Done(0);
     }
-    c.args = args;
+    let c = &mut Ctx { hv, d, v, hw, args };
     let (flow, rax) = match call(c, nr) {
         Ok(Flow::Done(v)) => (Flow::Done(v), v),
         Ok(Flow::Reschedule(v)) => (Flow::Reschedule(v), v),

@@ -189,7 +189,8 @@ impl Vlapic {
         value: u64,
         now: impl FnOnce() -> Ns,
     ) -> Result<Effect, GpFault> {
-        const EOI: u32 = msr::X2APIC_FIRST + (reg::EOI >> 4) as u32;
+        const EOI: u32 = msr::X2APIC_EOI;
+        const { assert!(EOI == msr::X2APIC_FIRST + (reg::EOI >> 4) as u32) };
         const ICR: u32 = msr::X2APIC_FIRST + (reg::ICR >> 4) as u32;
         if !self.has(state::ENABLED | state::X2APIC) {
             return Err(GpFault);

@@ -104,9 +104,15 @@ impl Svm {
         if interrupted || v.offered.is_some() {
             v.settle_events();
         }
-        if exit_code == code::INTR {
-            host::interrupt_window();
-            return Some(Exit::Interrupt);
+        // The frequent ones apart: their consumer then needs no table for them either.
+        match exit_code {
+            code::INTR => {
+                host::interrupt_window();
+                return Some(Exit::Interrupt);
+            }
+            code::VMMCALL => return Some(Exit::Hypercall),
+            code::HLT => return Some(Exit::Hlt),
+            _ => {}
         }
         if is_ours(exit_code) {
             return self.handle_ours(v, exit_code, info1);

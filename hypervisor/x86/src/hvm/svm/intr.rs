@@ -161,7 +161,14 @@ impl SvmVcpu {
         let vmcb = self.vmcb_mut();
         set_window(vmcb, 0);
         vmcb.control.vintr = offering(vmcb.control.vintr, vector);
-        self.update_windows();
+        if self.wants_any_window() {
+            self.update_windows();
+        }
+    }
+
+    #[inline]
+    const fn wants_any_window(&self) -> bool {
+        self.wants_window | self.wants_nmi_window | (self.wants_tpr_window != 0)
     }
 
     fn settle_offer(&mut self) {
@@ -179,7 +186,9 @@ impl SvmVcpu {
         if self.nmi != NmiState::Blocked {
             intercept_iret(self.vmcb_mut(), false);
         }
-        self.update_windows();
+        if self.wants_any_window() {
+            self.update_windows();
+        }
     }
 
     #[cold]

@@ -23,7 +23,7 @@ use super::{FRAMES, World};
 use crate::domain::vcpu::stop;
 use crate::domain::{Domain, Vcpu};
 use crate::hvm::backend::{HvmBackend, Reg, Seg, Segment};
-use crate::hypercall::{Ctx, Flow, enter};
+use crate::hypercall::{Flow, enter};
 use crate::machine::Machine;
 use crate::testing::{FakeMachine, FakeVcpu};
 
@@ -240,14 +240,7 @@ impl Guest for Actor<'_> {
             r.rax = nr;
             [r.rdi, r.rsi, r.rdx, r.r10, r.r8] = args;
             for _ in 0..PATIENCE {
-                let mut c = Ctx {
-                    hv: &a.s.w.hv,
-                    d: &a.d,
-                    v: &a.v,
-                    hw,
-                    args: [0; 5],
-                };
-                if enter(&mut c) != Flow::Again {
+                if enter(&a.s.w.hv, &a.d, &a.v, hw) != Flow::Again {
                     break;
                 }
             }
