@@ -123,8 +123,7 @@ impl<'a, M: FrameMem, F: EntryFormat> Cursor<'a, M, F> {
         Some((at, self.mem.load64(Maddr(at))))
     }
 
-    /// Machine address of `gla`, and whether its frame may be written, if a walk that was not gone
-    /// before ends in a page where `access` is granted.
+    /// What is [`reached`] by a walk that was not gone before.
     fn find(
         &mut self,
         r: &PagingRegs,
@@ -133,10 +132,7 @@ impl<'a, M: FrameMem, F: EntryFormat> Cursor<'a, M, F> {
         gla: u64,
         trail: &Trail,
     ) -> Option<(u64, bool)> {
-        let found = self.walk(r, way, gla, trail)?;
-        found
-            .has(grant(access))
-            .then_some((found.frame() + gla % PAGE_SIZE, found.has(Found::WRITABLE)))
+        reached(self.walk(r, way, gla, trail)?, access, gla)
     }
 
     /// Goes to the page of `gla`, whatever the rights are, and remembers the way.
@@ -186,17 +182,13 @@ impl<'a, M: FrameMem, F: EntryFormat> Cursor<'a, M, F> {
     }
 }
 
-/// The way to `len` bytes at `gla`, all of them in one page.
+/// Machine address of `gla` in a page that was found, and whether its frame may be written, if
+/// `access` is granted there.
 #[inline(always)]
-const fn way(r: &PagingRegs, gla: u64, len: u64) -> Option<Way> {
-    if gla % PAGE_SIZE + len > PAGE_SIZE {
-        return None;
-    }
-    Some(Way {
-        page: gla / PAGE_SIZE,
-        root: r.cr3,
-        mode: mode(r),
-    })
+fn reached(found: Found, access: Access, gla: u64) -> Option<(u64, bool)> {
+    found
+        .has(grant(access))
+        .then_some((found.frame() + gla % PAGE_SIZE, found.has(Found::WRITABLE)))
 }
 
 /// Bytes of code that are looked at.
@@ -217,140 +209,123 @@ fn word_at<M: FrameMem>(mem: &M, at: u64) -> u32 {
     word
 }
 
-/// Four bytes of code, looked for because of `reason`, if they were looked for before. `cache` is
-/// for `p2m`, here and below.
-#[inline(always)]
-pub(crate) fn known_code_word<M: FrameMem, F: EntryFormat>(
-    mem: &M,
-    p2m: &P2m<F>,
-    cache: &LeafCache,
-    r: &PagingRegs,
-    reason: usize,
-    rip: u64,
-) -> Option<u32> {
-    let seq = p2m.begin_read()?;
-    let found = cache
-        .code_trail(reason)
-        .follow(mem, seq, way(r, rip, CODE)?)?;
-    let word = word_at(mem, found.frame() + rip % PAGE_SIZE);
-    (found.has(grant(Access::Exec)) && p2m.is_still(seq)).then_some(word)
+/// A guest's linear memory, as it is reached quickly.
+pub(crate) struct Quick<'a, M, F> {
+    /// The machine.
+    pub mem: &'a M,
+    /// Where the guest's physical memory is.
+    pub p2m: &'a P2m<F>,
+    /// What was found there before; for this `p2m` only.
+    pub cache: &'a LeafCache,
+    /// How the vCPU translates now.
+    pub regs: PagingRegs,
 }
 
-/// The same, when it is not known.
-pub(crate) fn find_code_word<M: FrameMem, F: EntryFormat>(
-    mem: &M,
-    p2m: &P2m<F>,
-    cache: &LeafCache,
-    r: &PagingRegs,
-    reason: usize,
-    rip: u64,
-) -> Option<u32> {
-    let (mut c, way) = Cursor::new(mem, p2m, cache).zip(way(r, rip, CODE))?;
-    let (at, _) = c.find(r, way, Access::Exec, rip, cache.code_trail(reason))?;
-    let word = word_at(mem, at);
-    p2m.is_still(c.seq).then_some(word)
-}
-
-/// Copies in from where something was looked for before; whether it did.
-#[inline(always)]
-pub(crate) fn read_known<M: FrameMem, F: EntryFormat>(
-    mem: &M,
-    p2m: &P2m<F>,
-    cache: &LeafCache,
-    r: &PagingRegs,
-    gla: u64,
-    to: &mut [u8],
-) -> bool {
-    let Some((seq, way)) = p2m.begin_read().zip(way(r, gla, to.len() as u64)) else {
-        return false;
-    };
-    match cache.data_trails(way.page).follow(mem, seq, way) {
-        Some(found) if found.has(grant(Access::Read)) => {
-            mem.copy_from(Maddr(found.frame() + gla % PAGE_SIZE), to);
-            p2m.is_still(seq)
+impl<'a, M: FrameMem, F: EntryFormat> Quick<'a, M, F> {
+    /// The way to `len` bytes at `gla`, all of them in one page.
+    #[inline(always)]
+    const fn way(&self, gla: u64, len: u64) -> Option<Way> {
+        if gla % PAGE_SIZE + len > PAGE_SIZE {
+            return None;
         }
-        _ => false,
+        Some(Way {
+            page: gla / PAGE_SIZE,
+            root: self.regs.cr3,
+            mode: mode(&self.regs),
+        })
     }
-}
 
-/// Copies in from where nothing was looked for; whether it did. If not, `to` may hold anything.
-pub(crate) fn find_and_read<M: FrameMem, F: EntryFormat>(
-    mem: &M,
-    p2m: &P2m<F>,
-    cache: &LeafCache,
-    r: &PagingRegs,
-    gla: u64,
-    to: &mut [u8],
-) -> bool {
-    let Some((mut c, way)) = Cursor::new(mem, p2m, cache).zip(way(r, gla, to.len() as u64)) else {
-        return false;
-    };
-    let trail = cache.data_trails(way.page).older();
-    let Some((at, _)) = c.find(r, way, Access::Read, gla, trail) else {
-        return false;
-    };
-    mem.copy_from(Maddr(at), to);
-    p2m.is_still(c.seq)
-}
-
-/// Copies out; whether it did.
-pub(crate) fn write<M: FrameMem, F: EntryFormat>(
-    mem: &M,
-    p2m: &P2m<F>,
-    cache: &LeafCache,
-    frames: &FrameTable,
-    r: &PagingRegs,
-    gla: u64,
-    from: &[u8],
-) -> bool {
-    let Some((mut c, way)) = Cursor::new(mem, p2m, cache).zip(way(r, gla, from.len() as u64))
-    else {
-        return false;
-    };
-    let trails = cache.data_trails(way.page);
-    let found = match trails.follow(mem, c.seq, way) {
-        Some(found) => found
-            .has(grant(Access::Write))
-            .then_some((found.frame() + gla % PAGE_SIZE, found.has(Found::WRITABLE))),
-        None => c.find(r, way, Access::Write, gla, trails.older()),
-    };
-    let Some((at, true)) = found else {
-        return false;
-    };
-    let Some(_held) = frames.get_ref(Maddr(at).mfn(), p2m.owner()) else {
-        return false;
-    };
-    // With the reference the frame stays what it was at that moment.
-    if !p2m.is_still(c.seq) {
-        return false;
+    #[inline(always)]
+    fn cursor(&self) -> Option<Cursor<'a, M, F>> {
+        Cursor::new(self.mem, self.p2m, self.cache)
     }
-    mem.copy_to(Maddr(at), from);
-    true
-}
 
-/// Both halves together, as [`crate::hvm::memory`] calls them.
-#[cfg(test)]
-pub(crate) fn code_word<M: FrameMem, F: EntryFormat>(
-    mem: &M,
-    p2m: &P2m<F>,
-    cache: &LeafCache,
-    r: &PagingRegs,
-    reason: usize,
-    rip: u64,
-) -> Option<u32> {
-    known_code_word(mem, p2m, cache, r, reason, rip)
-        .or_else(|| find_code_word(mem, p2m, cache, r, reason, rip))
-}
+    /// Four bytes of code, looked for because of `reason`, if they were looked for before.
+    #[inline(always)]
+    pub(crate) fn known_code_word(&self, reason: usize, rip: u64) -> Option<u32> {
+        let (seq, way) = self.p2m.begin_read().zip(self.way(rip, CODE))?;
+        let found = self.cache.code_trail(reason).follow(self.mem, seq, way)?;
+        let word = word_at(self.mem, found.frame() + rip % PAGE_SIZE);
+        (found.has(grant(Access::Exec)) && self.p2m.is_still(seq)).then_some(word)
+    }
 
-/// Both halves together, as [`crate::hvm::memory`] calls them.
-#[cfg(test)]
-pub(crate) fn read<M: FrameMem, F: EntryFormat>(
-    mem: &M,
-    p2m: &P2m<F>,
-    cache: &LeafCache,
-    r: &PagingRegs,
-    gla: u64,
-    to: &mut [u8],
-) -> bool {
-    read_known(mem, p2m, cache, r, gla, to) || find_and_read(mem, p2m, cache, r, gla, to)
+    /// The same, when they were not.
+    pub(crate) fn find_code_word(&self, reason: usize, rip: u64) -> Option<u32> {
+        let (mut c, way) = self.cursor().zip(self.way(rip, CODE))?;
+        let trail = self.cache.code_trail(reason);
+        let (at, _) = c.find(&self.regs, way, Access::Exec, rip, trail)?;
+        let word = word_at(self.mem, at);
+        self.p2m.is_still(c.seq).then_some(word)
+    }
+
+    /// Copies in from where something was looked for before; whether it did. If not, `to` may
+    /// hold anything, here and below.
+    #[inline(always)]
+    pub(crate) fn read_known(&self, gla: u64, to: &mut [u8]) -> bool {
+        let way = self.way(gla, to.len() as u64);
+        let Some((seq, way)) = self.p2m.begin_read().zip(way) else {
+            return false;
+        };
+        let trails = self.cache.data_trails(way.page);
+        match trails.follow(self.mem, seq, way) {
+            Some(found) if found.has(grant(Access::Read)) => {
+                let at = found.frame() + gla % PAGE_SIZE;
+                self.mem.copy_from(Maddr(at), to);
+                self.p2m.is_still(seq)
+            }
+            _ => false,
+        }
+    }
+
+    /// Copies in from where nothing was looked for; whether it did.
+    pub(crate) fn find_and_read(&self, gla: u64, to: &mut [u8]) -> bool {
+        let way = self.way(gla, to.len() as u64);
+        let Some((mut c, way)) = self.cursor().zip(way) else {
+            return false;
+        };
+        let trail = self.cache.data_trails(way.page).older();
+        let Some((at, _)) = c.find(&self.regs, way, Access::Read, gla, trail) else {
+            return false;
+        };
+        self.mem.copy_from(Maddr(at), to);
+        self.p2m.is_still(c.seq)
+    }
+
+    /// Copies out; whether it did.
+    pub(crate) fn write(&self, frames: &FrameTable, gla: u64, from: &[u8]) -> bool {
+        let way = self.way(gla, from.len() as u64);
+        let Some((mut c, way)) = self.cursor().zip(way) else {
+            return false;
+        };
+        let trails = self.cache.data_trails(way.page);
+        let found = match trails.follow(self.mem, c.seq, way) {
+            Some(found) => reached(found, Access::Write, gla),
+            None => c.find(&self.regs, way, Access::Write, gla, trails.older()),
+        };
+        let Some((at, true)) = found else {
+            return false;
+        };
+        let Some(_held) = frames.get_ref(Maddr(at).mfn(), self.p2m.owner()) else {
+            return false;
+        };
+        // With the reference the frame stays what it was at that moment.
+        if !self.p2m.is_still(c.seq) {
+            return false;
+        }
+        self.mem.copy_to(Maddr(at), from);
+        true
+    }
+
+    /// Known or not, as the callers do it.
+    #[cfg(test)]
+    pub(crate) fn code_word(&self, reason: usize, rip: u64) -> Option<u32> {
+        self.known_code_word(reason, rip)
+            .or_else(|| self.find_code_word(reason, rip))
+    }
+
+    /// Known or not, as the callers do it.
+    #[cfg(test)]
+    pub(crate) fn read(&self, gla: u64, to: &mut [u8]) -> bool {
+        self.read_known(gla, to) || self.find_and_read(gla, to)
+    }
 }

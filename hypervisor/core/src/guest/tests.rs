@@ -1,5 +1,6 @@
 //! Copies and walks in a small guest whose frames are scattered over machine memory.
 
+use super::quick::Quick;
 use super::*;
 use crate::machine::FrameMem;
 use crate::mm::{FrameInfo, FrameTable, Scrub};
@@ -56,6 +57,20 @@ impl World {
             frames,
             p2m,
             cache: LeafCache::new(),
+        }
+    }
+
+    /// Quick accesses with what `cache` remembers.
+    const fn quick<'a>(
+        &'a self,
+        cache: &'a LeafCache,
+        regs: PagingRegs,
+    ) -> Quick<'a, FakeMem, Ept> {
+        Quick {
+            mem: &self.mem,
+            p2m: &self.p2m,
+            cache,
+            regs,
         }
     }
     fn guest(&self) -> GuestMem<'_, FakeMem, Ept> {
@@ -239,27 +254,22 @@ fn the_quick_way_reaches_the_usual_pages_and_no_others() {
     w.guest()
         .write_gpa(Gpa(0x5000), &[1, 2, 3, 4, 5, 6, 7, 8])
         .expect("RAM");
-    let (mem, p2m, frames) = (&w.mem, &w.p2m, &w.frames);
+    let frames = &w.frames;
     let mut b = [0; 3];
-    assert!(quick::read(mem, p2m, &w.cache, &LONG, gla + 1, &mut b));
+    assert!(w.quick(&w.cache, LONG).read(gla + 1, &mut b));
     assert_eq!(b, [2, 3, 4]);
     for offset in 0..=4u8 {
-        let word = quick::code_word(mem, p2m, &w.cache, &LONG, 0, gla + u64::from(offset));
+        let word = w
+            .quick(&w.cache, LONG)
+            .code_word(0, gla + u64::from(offset));
         let bytes = [1, 2, 3, 4].map(|n| n + offset);
         assert_eq!(word, Some(u32::from_le_bytes(bytes)));
     }
-    assert!(quick::code_word(mem, p2m, &w.cache, &LONG, 0, gla + 0xffc).is_some());
-    assert!(quick::code_word(mem, p2m, &w.cache, &LONG, 0, gla + 0xffd).is_none());
-    assert!(!quick::read(mem, p2m, &w.cache, &LONG, gla + 0xffe, &mut b));
-    assert!(quick::write(
-        mem,
-        p2m,
-        &w.cache,
-        frames,
-        &LONG,
-        gla + 0xffd,
-        &[9, 8, 7]
-    ));
+    assert!(w.quick(&w.cache, LONG).code_word(0, gla + 0xffc).is_some());
+    assert!(w.quick(&w.cache, LONG).code_word(0, gla + 0xffd).is_none());
+    assert!(!w.quick(&w.cache, LONG).read(gla + 0xffe, &mut b));
+    let quick = w.quick(&w.cache, LONG);
+    assert!(quick.write(frames, gla + 0xffd, &[9, 8, 7]));
     assert_eq!(w.peek(0x5ff8) >> 40, 0x07_0809);
     // A read-only page, and pages that are not the guest's RAM.
     for (gpa, is_ram) in [
@@ -268,12 +278,9 @@ fn the_quick_way_reaches_the_usual_pages_and_no_others() {
         ((PAGES + 2) << 12, false),
     ] {
         map4(&w, gla, gpa, FULL);
-        assert_eq!(quick::read(mem, p2m, &w.cache, &LONG, gla, &mut b), is_ram);
-        assert_eq!(
-            quick::code_word(mem, p2m, &w.cache, &LONG, 0, gla).is_some(),
-            is_ram
-        );
-        assert!(!quick::write(mem, p2m, &w.cache, frames, &LONG, gla, &b));
+        assert_eq!(w.quick(&w.cache, LONG).read(gla, &mut b), is_ram);
+        assert_eq!(w.quick(&w.cache, LONG).code_word(0, gla).is_some(), is_ram);
+        assert!(!w.quick(&w.cache, LONG).write(frames, gla, &b));
     }
     w.no_refs_left();
 }
@@ -289,7 +296,9 @@ fn what_was_found_before_holds_until_the_tree_changes() {
     let src = w.frames.xen(mem);
     let read = || {
         let mut b = [0; 8];
-        quick::read(mem, p2m, &w.cache, &LONG, gla, &mut b).then(|| u64::from_le_bytes(b))
+        w.quick(&w.cache, LONG)
+            .read(gla, &mut b)
+            .then(|| u64::from_le_bytes(b))
     };
     let set = |leaf| {
         let (_, flush) = p2m.set_entry(mem, &src, Gfn(5), leaf).expect("memory");
@@ -472,11 +481,10 @@ fn may(regs: &PagingRegs, access: Access, us: bool, rw: bool, nx: bool) -> bool 
 /// all bits that the processor would set are set.
 fn quickly(w: &World, regs: &PagingRegs, gla: u64, access: Access) -> (bool, bool) {
     let mut bytes = [0; 4];
-    let (mem, p2m) = (&w.mem, &w.p2m);
     let done = match access {
-        Access::Read => quick::read(mem, p2m, &w.cache, regs, gla, &mut bytes),
-        Access::Write => quick::write(mem, p2m, &w.cache, &w.frames, regs, gla, &bytes),
-        Access::Exec => quick::code_word(mem, p2m, &w.cache, regs, 0, gla).is_some(),
+        Access::Read => w.quick(&w.cache, *regs).read(gla, &mut bytes),
+        Access::Write => w.quick(&w.cache, *regs).write(&w.frames, gla, &bytes),
+        Access::Exec => w.quick(&w.cache, *regs).code_word(0, gla).is_some(),
     };
     let entry = |level: u64| w.peek(0x1000 * (level + 1) + (gla >> (39 - 9 * level) & 511) * 8);
     let is_dirty = access != Access::Write || entry(3) & pte::D != 0;
@@ -554,13 +562,13 @@ proptest! {
             let mut buf = [0; 5000];
             let _ = s.read_bytes(gla, &mut buf);
             let mut bytes = [0; 4];
-            let is_read = quick::read(&w.mem, &w.p2m, &w.cache, &regs, gla, &mut bytes);
+            let is_read = w.quick(&w.cache, regs).read(gla, &mut bytes);
             prop_assert!(!is_read || bytes == buf[..4]);
-            if let Some(word) = quick::code_word(&w.mem, &w.p2m, &w.cache, &regs, 0, gla) {
+            if let Some(word) = w.quick(&w.cache, regs).code_word(0, gla) {
                 prop_assert_eq!(s.fetch(Gla(gla), &mut bytes), Ok(4));
                 prop_assert_eq!(word.to_le_bytes(), bytes);
             }
-            if quick::write(&w.mem, &w.p2m, &w.cache, &w.frames, &regs, gla, &bytes) {
+            if w.quick(&w.cache, regs).write(&w.frames, gla, &bytes) {
                 prop_assert_eq!(s.write_bytes(gla, &bytes), Ok(()));
             }
             let _ = s.write_bytes(gla, &buf);

@@ -5,7 +5,8 @@ use xen_abi::{Errno, Gfn, Gla, Gpa, Maddr, Mfn};
 use super::backend::{HvmBackend, Reg, Seg};
 use crate::domain::vcpu::Area;
 use crate::domain::{Domain, HwVcpu};
-use crate::guest::{Access, GuestMem, GuestSpace, Linear, Paging, PagingRegs, quick};
+use crate::guest::quick::Quick;
+use crate::guest::{Access, GuestMem, GuestSpace, Linear, Paging, PagingRegs};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::p2m::LeafCache;
@@ -59,6 +60,22 @@ fn linear<'a, M: Machine>(
     }
 }
 
+/// The same, for the usual cases.
+#[inline(always)]
+fn quick<'a, M: Machine>(
+    hv: &'a Hypervisor<M>,
+    d: &'a Domain<M>,
+    hw: &'a HwVcpu<M>,
+    cpl: u8,
+) -> Quick<'a, M, Stage2<M>> {
+    Quick {
+        mem: &hv.machine,
+        p2m: &d.p2m,
+        cache: leaves::<M>(hw),
+        regs: paging_regs(hv, hw, cpl),
+    }
+}
+
 /// Copies in from a guest-linear address.
 ///
 /// # Errors
@@ -71,8 +88,7 @@ pub(crate) fn copy_in<M: Machine>(
     from: u64,
     to: &mut [u8],
 ) -> Result<(), Errno> {
-    let regs = paging_regs(hv, hw, 0);
-    if quick::read_known(&hv.machine, &d.p2m, leaves::<M>(hw), &regs, from, to) {
+    if quick(hv, d, hw, 0).read_known(from, to) {
         return Ok(());
     }
     find_and_copy_in(hv, d, hw, from, to)
@@ -87,22 +103,9 @@ fn find_and_copy_in<M: Machine>(
     from: u64,
     to: &mut [u8],
 ) -> Result<(), Errno> {
-    let regs = paging_regs(hv, hw, 0);
-    if quick::find_and_read(&hv.machine, &d.p2m, leaves::<M>(hw), &regs, from, to) {
+    if quick(hv, d, hw, 0).find_and_read(from, to) {
         return Ok(());
     }
-    careful_copy_in(hv, d, hw, from, to)
-}
-
-#[cold]
-#[inline(never)]
-fn careful_copy_in<M: Machine>(
-    hv: &Hypervisor<M>,
-    d: &Domain<M>,
-    hw: &HwVcpu<M>,
-    from: u64,
-    to: &mut [u8],
-) -> Result<(), Errno> {
     Ok(linear(hv, d, hw, 0).read_bytes(from, to)?)
 }
 
@@ -118,8 +121,7 @@ pub(crate) fn copy_out<M: Machine>(
     to: u64,
     from: &[u8],
 ) -> Result<(), Errno> {
-    let regs = paging_regs(hv, hw, 0);
-    if quick::write(&hv.machine, &d.p2m, leaves::<M>(hw), hv.mm, &regs, to, from) {
+    if quick(hv, d, hw, 0).write(hv.mm, to, from) {
         return Ok(());
     }
     careful_copy_out(hv, d, hw, to, from)
@@ -152,8 +154,7 @@ pub(crate) fn code_word<M: Machine>(
     reason: usize,
     at: u64,
 ) -> Option<u32> {
-    let regs = paging_regs(hv, hw, cpl(hv, hw));
-    match quick::known_code_word(&hv.machine, &d.p2m, leaves::<M>(hw), &regs, reason, at) {
+    match quick(hv, d, hw, cpl(hv, hw)).known_code_word(reason, at) {
         None => find_code_word(hv, d, hw, reason, at),
         known => known,
     }
@@ -168,8 +169,7 @@ fn find_code_word<M: Machine>(
     reason: usize,
     at: u64,
 ) -> Option<u32> {
-    let regs = paging_regs(hv, hw, cpl(hv, hw));
-    quick::find_code_word(&hv.machine, &d.p2m, leaves::<M>(hw), &regs, reason, at)
+    quick(hv, d, hw, cpl(hv, hw)).find_code_word(reason, at)
 }
 
 /// Fetches code bytes at a linear address; how many could be read.

@@ -61,14 +61,14 @@ proptest! {
                     let at = gla + b % 0x1000;
                     let new = LeafCache::new;
                     let (mut x, mut y) = ([0; 4], [0; 4]);
-                    let one = quick::read(mem, p2m, &w.cache, &regs, at, &mut x);
-                    prop_assert_eq!(one, quick::read(mem, p2m, &new(), &regs, at, &mut y));
+                    let one = w.quick(&w.cache, regs).read(at, &mut x);
+                    prop_assert_eq!(one, w.quick(&new(), regs).read(at, &mut y));
                     prop_assert!(!one || x == y);
                     prop_assert_eq!(
-                        quick::code_word(mem, p2m, &w.cache, &regs, 0, at),
-                        quick::code_word(mem, p2m, &new(), &regs, 0, at)
+                        w.quick(&w.cache, regs).code_word(0, at),
+                        w.quick(&new(), regs).code_word(0, at)
                     );
-                    let write = |cache| quick::write(mem, p2m, cache, &w.frames, &regs, at, &[]);
+                    let write = |cache| w.quick(cache, regs).write(&w.frames, at, &[]);
                     prop_assert_eq!(write(&w.cache), write(&new()));
                 }
             }
