@@ -11,8 +11,8 @@
 use alloc::sync::Arc;
 
 use xen_abi::grant_table::*;
-use xen_abi::{DomId, Errno, Gfn, GrantRef};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use xen_abi::{DomId, Errno, Gfn, GrantRef, PAGE_SIZE};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::{Ctx, Flow, OK, OpResult, ops};
 use crate::access::{Granted, Hook, Target};
@@ -44,6 +44,8 @@ ops! { "grant_table_op":
 
 /// Operations between two looks at what else is to do.
 const BATCH: u64 = 64;
+/// Operations that are read at a time.
+const PART: usize = 16;
 /// Unmaps that share a flush.
 const UNMAP_BATCH: usize = 32;
 
@@ -106,7 +108,17 @@ fn again<T, M: Machine>(c: &mut Ctx<'_, M>, a: [u64; 3], done: u64) -> OpResult 
     Ok(Flow::Again)
 }
 
-/// Runs `each` on the elements of an array, which it may change.
+/// Elements `i..i + n` of an array of `count`: where they are, and `n`, which is at most `most`. More
+/// than one lie in one page: they can be read or not, all of them.
+fn part<T>(a: [u64; 3], i: u64, count: u64, most: usize) -> Result<(u64, usize), Errno> {
+    let at = element::<T>(a, i)?;
+    let in_page = (PAGE_SIZE - at % PAGE_SIZE) / size_of::<T>() as u64;
+    let n = in_page.max(1).min(count - i).min(most as u64);
+    Ok((at, n as usize))
+}
+
+/// Runs `each` on the elements of an array, which it may change. They are read and written by parts:
+/// what `each` does to the caller's memory map makes ways to the array longer.
 fn array<T, M: Machine>(
     c: &mut Ctx<'_, M>,
     a: [u64; 3],
@@ -116,14 +128,24 @@ where
     T: FromBytes + IntoBytes + Immutable,
 {
     let count = checked_count(a)?;
-    for i in 0..count {
-        if i == BATCH {
+    let mut i = 0;
+    while i < count {
+        if i >= BATCH {
             return again::<T, M>(c, a, i);
         }
-        let at = element::<T>(a, i)?;
-        let mut op: T = c.read(at)?;
-        each(c, &mut op)?;
-        c.write(at, &op)?;
+        let (at, n) = part::<T>(a, i, count, PART)?;
+        if n == 1 {
+            let mut op: T = c.read(at)?;
+            each(c, &mut op)?;
+            c.write(at, &op)?;
+        } else {
+            let mut ops = <[T; PART]>::new_zeroed();
+            let ops = &mut ops[..n];
+            c.copy_in(at, ops.as_mut_bytes())?;
+            ops.iter_mut().try_for_each(|op| each(c, op))?;
+            c.copy_out(at, ops.as_bytes())?;
+        }
+        i += n as u64;
     }
     OK
 }
@@ -173,30 +195,32 @@ fn unmap_grant_ref<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]
         if done >= BATCH {
             return again::<GnttabUnmapGrantRef, M>(c, a, done);
         }
-        let n = (count - done).min(UNMAP_BATCH as u64);
-        unmap_some(c, a, done, n)?;
-        done += n;
+        let (at, n) = part::<GnttabUnmapGrantRef>(a, done, count, UNMAP_BATCH)?;
+        if n == 1 {
+            let mut op = [c.read(at)?];
+            unmap_some(c, &mut op);
+            c.write(at, &op)?;
+        } else {
+            let mut ops = <[GnttabUnmapGrantRef; UNMAP_BATCH]>::new_zeroed();
+            let ops = &mut ops[..n];
+            c.copy_in(at, ops.as_mut_bytes())?;
+            unmap_some(c, ops);
+            c.copy_out(at, ops.as_bytes())?;
+        }
+        done += n as u64;
     }
     OK
 }
 
-/// Unmaps elements `first..first + n` with one flush.
-fn unmap_some<M: Machine>(
-    c: &mut Ctx<'_, M>,
-    a: [u64; 3],
-    first: u64,
-    n: u64,
-) -> Result<(), Errno> {
+/// Unmaps with one flush; no more than [`UNMAP_BATCH`].
+fn unmap_some<M: Machine>(c: &Ctx<'_, M>, ops: &mut [GnttabUnmapGrantRef]) {
     let src = c.hv.mm.xen(&c.hv.machine);
     let borrower = P2mBorrower::new(&c.hv.machine, &src, &c.d.p2m);
     let mut pending: [Option<PendingUnmap>; UNMAP_BATCH] = [None; UNMAP_BATCH];
     let mut last = Last::new();
-    let mut result = Ok(());
-    for (i, slot) in (first..first + n).zip(&mut pending) {
-        result = unmap_one(c, a, i, &borrower, &mut last, slot);
-        if result.is_err() {
-            break;
-        }
+    for (op, slot) in ops.iter_mut().zip(&mut pending) {
+        let unmapped = unmap_one(c, op, &borrower, &mut last);
+        op.status = code(unmapped.map(|p| *slot = p));
     }
     let flush = borrower.take_flush();
     if flush.is_needed() {
@@ -209,31 +233,22 @@ fn unmap_some<M: Machine>(
         }
     }
     c.hv.reap();
-    result
 }
 
 fn unmap_one<M: Machine>(
-    c: &mut Ctx<'_, M>,
-    a: [u64; 3],
-    i: u64,
+    c: &Ctx<'_, M>,
+    op: &GnttabUnmapGrantRef,
     borrower: &P2mBorrower<'_, M, crate::mm::XenFrames<'_, M>, Stage2<M>>,
     last: &mut Last<M>,
-    slot: &mut Option<PendingUnmap>,
-) -> Result<(), Errno> {
-    let at = element::<GnttabUnmapGrantRef>(a, i)?;
-    let mut op: GnttabUnmapGrantRef = c.read(at)?;
+) -> Result<Option<PendingUnmap>, Status> {
     let args = UnmapArgs {
         host_addr: op.host_addr,
         dev_bus_addr: op.dev_bus_addr,
         handle: op.handle,
     };
     let table = &c.d.grant;
-    let unmapped = table.lender_of(op.handle).and_then(|dom| {
-        let rd = last.find(c, dom, false)?;
-        unmap(table, borrower, &rd.grant, args)
-    });
-    op.status = code(unmapped.map(|p| *slot = p));
-    c.write(at, &op)
+    let rd = last.find(c, table.lender_of(op.handle)?, false)?;
+    unmap(table, borrower, &rd.grant, args)
 }
 
 fn copy<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {

@@ -21,15 +21,18 @@ macro_rules! word {
             pub fn get_mut(&mut self) -> &mut $t {
                 self.0.get_mut()
             }
+            #[inline]
             pub fn load(&self, order: Ordering) -> $t {
                 point();
                 self.0.load(order)
             }
+            #[inline]
             pub fn store(&self, value: $t, order: Ordering) {
                 point();
                 self.0.store(value, order);
             }
             word!(@ $t { swap fetch_and fetch_or fetch_xor $($number)* });
+            #[inline]
             pub fn compare_exchange(
                 &self,
                 old: $t,
@@ -40,6 +43,7 @@ macro_rules! word {
                 point();
                 self.0.compare_exchange(old, new, success, failure)
             }
+            #[inline]
             pub fn compare_exchange_weak(
                 &self,
                 old: $t,
@@ -50,6 +54,7 @@ macro_rules! word {
                 point();
                 self.0.compare_exchange_weak(old, new, success, failure)
             }
+            #[inline]
             pub fn fetch_update(
                 &self,
                 success: Ordering,
@@ -68,6 +73,7 @@ macro_rules! word {
         }
     )*};
     (@ $t:ty { $($op:ident)* }) => {$(
+        #[inline]
         pub fn $op(&self, value: $t, order: Ordering) -> $t {
             point();
             self.0.$op(value, order)

@@ -23,6 +23,7 @@ pub use mem::FakeMem;
 
 /// A lock is about to be taken, or a word of memory touched.
 #[cfg(test)]
+#[inline]
 pub(crate) fn step() {
     work::count(1);
     interleave::point();

@@ -8,6 +8,7 @@ std::thread_local! {
 }
 
 /// So much more was done.
+#[inline]
 pub(crate) fn count(n: usize) {
     DONE.with(|done| done.set(done.get() + n as u64));
 }

@@ -3,9 +3,9 @@
 use xen_abi::grant_table::*;
 use xen_abi::memory::*;
 use xen_abi::xen as n;
-use xen_abi::{DomId, Gfn, GrantHandle, GrantRef, Union};
+use xen_abi::{DomId, Errno, Gfn, GrantHandle, GrantRef, Union};
 
-use super::{LIST, World};
+use super::{DOM0_PAGES, LIST, World};
 use crate::p2m::P2mType;
 
 const DOM0: DomId = DomId(0);
@@ -62,6 +62,14 @@ pub(super) fn unmap_op(m: &GnttabMapGrantRef) -> GnttabUnmapGrantRef {
 
 #[test]
 fn a_batch_is_mapped_and_unmapped() {
+    batch(LIST);
+    // With elements that lie in two pages, in the middle and at the start.
+    batch(LIST + 8);
+    batch(LIST + 0x1000 - 16);
+}
+
+/// Maps and unmaps by arrays at `list`.
+fn batch(list: u64) {
     let w = World::new();
     let id = lender(&w);
     // More than one round of the hypercall.
@@ -71,12 +79,12 @@ fn a_batch_is_mapped_and_unmapped() {
     }
     let size = size_of::<GnttabMapGrantRef>() as u64;
     for i in 0..count {
-        w.poke(DOM0, LIST + i * size, &map_op(id, 8 + i as u32, AT + i));
+        w.poke(DOM0, list + i * size, &map_op(id, 8 + i as u32, AT + i));
     }
     let op = GNTTABOP_map_grant_ref.into();
-    assert_eq!(w.call(DOM0, OP, [op, LIST, count]), Ok(0));
+    assert_eq!(w.call(DOM0, OP, [op, list, count]), Ok(0));
     let mapped: Vec<GnttabMapGrantRef> =
-        (0..count).map(|i| w.peek(DOM0, LIST + i * size)).collect();
+        (0..count).map(|i| w.peek(DOM0, list + i * size)).collect();
     assert!(mapped.iter().all(|m| m.status == GNTST_okay));
     assert_eq!(w.counts().mappings, count as u32);
     let theirs = w.dom(id).p2m.lookup(&w.hv.machine, Gfn(9)).unwrap().mfn;
@@ -85,18 +93,46 @@ fn a_batch_is_mapped_and_unmapped() {
 
     let size = size_of::<GnttabUnmapGrantRef>() as u64;
     for (i, m) in (0..).zip(&mapped) {
-        w.poke(DOM0, LIST + i * size, &unmap_op(m));
+        w.poke(DOM0, list + i * size, &unmap_op(m));
     }
     let op = GNTTABOP_unmap_grant_ref.into();
-    assert_eq!(w.call(DOM0, OP, [op, LIST, count]), Ok(0));
+    assert_eq!(w.call(DOM0, OP, [op, list, count]), Ok(0));
     for i in 0..count {
-        let u: GnttabUnmapGrantRef = w.peek(DOM0, LIST + i * size);
+        let u: GnttabUnmapGrantRef = w.peek(DOM0, list + i * size);
         assert_eq!(u.status, GNTST_okay);
     }
     assert_eq!(w.counts().mappings, 0);
     assert!(w.dom(DOM0).p2m.lookup(&w.hv.machine, Gfn(AT)).is_none());
     let entry: GrantEntryV1 = w.peek(id, (TABLE << 12) + 64);
     assert_eq!(entry.flags, GTF_permit_access, "not in use any more");
+}
+
+/// What can be read of an array is done; the call says that the rest could not.
+#[test]
+fn an_array_that_ends_in_nothing() {
+    let w = World::new();
+    let id = lender(&w);
+    lend(&w, id, 8, 0, 3);
+    let size = size_of::<GnttabMapGrantRef>() as u64;
+    let list = (DOM0_PAGES << 12) - 20 * size;
+    for i in 0..20 {
+        w.poke(DOM0, list + i * size, &map_op(id, 8, AT + i));
+    }
+    let op = GNTTABOP_map_grant_ref.into();
+    assert_eq!(w.call(DOM0, OP, [op, list, 21]), Err(Errno::EFAULT));
+    assert_eq!(w.counts().mappings, 20);
+    let size = size_of::<GnttabUnmapGrantRef>() as u64;
+    let mapped: Vec<GnttabMapGrantRef> = (0..20)
+        .map(|i| w.peek(DOM0, list + i * size_of::<GnttabMapGrantRef>() as u64))
+        .collect();
+    let list = (DOM0_PAGES << 12) - 20 * size;
+    for (i, m) in (0..).zip(&mapped) {
+        assert_eq!(m.status, GNTST_okay);
+        w.poke(DOM0, list + i * size, &unmap_op(m));
+    }
+    let op = GNTTABOP_unmap_grant_ref.into();
+    assert_eq!(w.call(DOM0, OP, [op, list, 21]), Err(Errno::EFAULT));
+    assert_eq!(w.counts().mappings, 0);
 }
 
 #[test]
@@ -136,7 +172,7 @@ fn only_what_is_lent_and_only_to_holes() {
         XENMEM_remove_from_physmap,
         &mut r,
     );
-    assert_eq!(removed, Err(xen_abi::Errno::EBUSY));
+    assert_eq!(removed, Err(Errno::EBUSY));
     w.hv.mm.account(DOM0).set_max(1000);
     assert_eq!(w.populate(DOM0, &[AT], 0), 0);
     let mut u = unmap_op(&ro);
