@@ -395,12 +395,23 @@ impl Timers {
         }
         timer.prev.store(NONE, Relaxed);
         timer.next.store(NONE, Relaxed);
+        if children == NONE {
+            return root;
+        }
         self.meld(root, children)
     }
 
     /// Makes one heap of a list of siblings: pairs from left to right, then the pairs
     /// from right to left.  The pairs wait in a list linked through `next`.
     fn merge_siblings(&self, first: u32) -> u32 {
+        let Some(only) = self.timer(first) else {
+            return NONE;
+        };
+        if only.next.load(Relaxed) == NONE {
+            // Mostly: of the timers of two vCPUs.
+            only.prev.store(NONE, Relaxed);
+            return first;
+        }
         let mut rest = first;
         let mut pairs = NONE;
         while let Some(a) = self.timer(rest) {
