@@ -309,10 +309,16 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// Ends a domain with a SHUTDOWN_* reason. The hardware domain takes the machine along.
+    /// Ends a domain with a SHUTDOWN_* reason, of which eight bits count, or with the one that it
+    /// has set before. The hardware domain takes the machine along.
     pub fn shutdown_domain(&self, d: &Arc<Domain<M>>, reason: u32) {
         use crate::domain::RUNNING;
         use xen_abi::sched as s;
+        // So none of them is `RUNNING`.
+        let reason = match d.shutdown_code.load(Ordering::Relaxed) {
+            RUNNING => reason & 0xff,
+            code => code,
+        };
         if d.shutdown
             .compare_exchange(RUNNING, reason, Ordering::SeqCst, Ordering::SeqCst)
             .is_err()

@@ -353,7 +353,7 @@ fn create<M: Machine>(
         tsc: Lock::new(Rank::Leaf, Tsc::default()),
         time_offset: AtomicI64::new(0),
         paging_pool: AtomicU64::new(0),
-        shutdown_code: AtomicU32::new(0),
+        shutdown_code: AtomicU32::new(RUNNING),
         watchdogs: crate::domain::watchdog::Watchdogs::default(),
         handle: Lock::new(Rank::Leaf, [0; 16]),
         hardware: Some(Box::new(HardwareDomain::new(

@@ -153,7 +153,7 @@ impl<M: Machine> Hypervisor<M> {
             tsc: Lock::new(Rank::Leaf, Tsc::default()),
             time_offset: AtomicI64::new(0),
             paging_pool: AtomicU64::new(0),
-            shutdown_code: AtomicU32::new(0),
+            shutdown_code: AtomicU32::new(RUNNING),
             watchdogs: crate::domain::watchdog::Watchdogs::default(),
             handle: Lock::new(Rank::Leaf, config.handle),
             hardware: None,

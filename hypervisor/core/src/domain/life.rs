@@ -136,6 +136,7 @@ impl<M: Machine> Hypervisor<M> {
     /// Makes a domain that was shut down run again (`XEN_DOMCTL_resumedomain`).
     pub fn resume(&self, d: &Domain<M>) {
         if d.shutdown.swap(RUNNING, Ordering::SeqCst) != RUNNING {
+            d.shutdown_code.store(RUNNING, Ordering::Relaxed);
             self.unpause(d);
         }
     }

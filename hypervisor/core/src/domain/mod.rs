@@ -90,7 +90,7 @@ pub struct Domain<M: Machine> {
     pub time_offset: AtomicI64,
     /// Bytes of its pool for page tables.
     pub paging_pool: AtomicU64,
-    /// Code of SCHEDOP_shutdown_code.
+    /// Reason by SCHEDOP_shutdown_code for whatever ends the domain, else [`RUNNING`].
     pub shutdown_code: AtomicU32,
     /// Its watchdogs.
     pub watchdogs: watchdog::Watchdogs,

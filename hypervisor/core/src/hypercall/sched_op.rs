@@ -43,7 +43,7 @@ fn shutdown<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> Op
 
 fn shutdown_code<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
     let s: SchedShutdown = c.read(a[0])?;
-    c.d.shutdown_code.store(s.reason, Ordering::Relaxed);
+    c.d.shutdown_code.store(s.reason & 0xff, Ordering::Relaxed);
     OK
 }
 

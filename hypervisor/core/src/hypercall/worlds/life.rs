@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 use xen_abi::domctl::*;
 use xen_abi::event_channel::*;
 use xen_abi::hvm_save::*;
+use xen_abi::sched::{SCHEDOP_shutdown, SCHEDOP_shutdown_code, SchedShutdown};
 use xen_abi::sysctl::*;
 use xen_abi::xen as n;
 use xen_abi::{DomId, Errno, EvtchnPort, Handle, VcpuId};
@@ -194,6 +195,43 @@ fn pauses_nest_and_shutdown_is_told() {
     call(XEN_DOMCTL_resumedomain).unwrap();
     assert_eq!(v.pause_count.load(Ordering::SeqCst), 0);
     assert_eq!(info(&w, id).unwrap().flags & XEN_DOMINF_shutdown, 0);
+}
+
+/// Whatever a guest says is a reason that is told, and one that can be taken back.
+#[test]
+fn any_reason_shuts_down() {
+    for (said, told) in [(3, 3), (0x102, 2), (0xff, 0xff), (u32::MAX, 0xff)] {
+        for code in [None, Some(4)] {
+            let w = World::new();
+            let id = w.guest(2, 16);
+            w.domctl(XEN_DOMCTL_unpausedomain, id, &mut 0u64).unwrap();
+            let call = n::__HYPERVISOR_sched_op;
+            if let Some(reason) = code {
+                let mut s = SchedShutdown { reason };
+                w.with(id, call, SCHEDOP_shutdown_code, &mut s).unwrap();
+            }
+            for _ in 0..3 {
+                let mut s = SchedShutdown { reason: said };
+                w.with(id, call, SCHEDOP_shutdown, &mut s).unwrap();
+            }
+            let flags = info(&w, id).unwrap().flags;
+            assert_ne!(flags & XEN_DOMINF_shutdown, 0, "{said:#x}");
+            let reason = flags >> XEN_DOMINF_shutdownshift & XEN_DOMINF_shutdownmask;
+            assert_eq!(reason, code.unwrap_or(told), "{said:#x}");
+            w.domctl(XEN_DOMCTL_resumedomain, id, &mut 0u64).unwrap();
+            let paused =
+                |v: &std::sync::Arc<crate::domain::Vcpu<_>>| v.pause_count.load(Ordering::SeqCst);
+            assert!(w.dom(id).each_vcpu().all(|v| paused(v) == 0), "{said:#x}");
+            let mut s = SchedShutdown { reason: 1 };
+            w.with(id, call, SCHEDOP_shutdown, &mut s).unwrap();
+            let flags = info(&w, id).unwrap().flags;
+            assert_eq!(
+                flags >> XEN_DOMINF_shutdownshift & XEN_DOMINF_shutdownmask,
+                1
+            );
+            w.destroy(id);
+        }
+    }
 }
 
 #[test]

@@ -12,6 +12,8 @@ mod exits;
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
+use std::time::Instant;
 
 use malice::{Cast, GRANTS, Guest, PAGES, Rng, SHARED, Sequence, TABLE};
 use xen_abi::domctl::XEN_DOMCTL_destroydomain;
@@ -209,6 +211,7 @@ impl<'a> Actor<'a> {
 
     /// The vCPU's hardware state, as a CPU takes it: not while the vCPU is paused.
     fn take_state(&self) -> Option<alloc::boxed::Box<FakeVcpu>> {
+        let begin = Instant::now();
         while !self.d.is_stopped() {
             let mut slot = self.v.hw.lock();
             if self.v.pause_count.load(Ordering::SeqCst) == 0 {
@@ -216,6 +219,8 @@ impl<'a> Actor<'a> {
             }
             drop(slot);
             std::thread::yield_now();
+            let is_late = begin.elapsed() > Duration::from_secs(60);
+            assert!(!is_late, "{} {} stays paused", self.d.id, self.v.id);
         }
         None
     }
