@@ -1,4 +1,4 @@
-//! Entry, tables, and traps that are survived.
+//! Tables, and traps that are survived.
 //!
 //! Each vCPU has a stack of 32 KiB whose lowest words are its own: where to land when something
 //! traps, its number, and ticks of its timer. Whatever interrupts arrives on the lower part of the
@@ -6,6 +6,10 @@
 // UNSAFETY: this is the guest's whole privileged layer.
 
 use core::arch::{asm, global_asm};
+
+pub(crate) use pvh_guest::cpuid;
+use pvh_guest::entry::{boot_stack, page_tables};
+use pvh_guest::{Pointer, apic_write, end_of_interrupt, gate, rdmsr, wrmsr};
 
 use crate::counts::VCPUS;
 
@@ -17,82 +21,12 @@ const TIMER: u8 = 0x40;
 /// Ticks after which an act has lasted too long.
 const PATIENCE: u64 = 4;
 
-// The PVH entry: 32-bit, flat, paging off, EBX = start info. Identity-maps 512 GiB, the first
-// four in pages of 2 MiB, enters long mode, calls `main64`.
 global_asm!(
     r#"
-    .pushsection .note.Xen, "a", @note
-    .balign 4
-    .long 4, 4, 18
-    .asciz "Xen"
-    .long start32
-    .popsection
-
-    .pushsection .text.entry, "ax"
-    .code32
-    .globl start32
-start32:
-    cld
-    movl $stack_0 + 32768, %esp
-    movl $page_tables, %edi
-    leal 0x1003(%edi), %eax
-    movl %eax, (%edi)
-    movl $4, %ecx
-    leal 0x1000(%edi), %esi
-    leal 0x2003(%edi), %eax
-1:  movl %eax, (%esi)
-    addl $0x1000, %eax
-    addl $8, %esi
-    loop 1b
-    movl $4, %ecx
-    xorl %edx, %edx
-4:  movl %ecx, %eax
-    shll $30, %eax
-    orl $0x83, %eax
-    movl %ecx, %edx
-    shrl $2, %edx
-    movl %eax, (%esi)
-    movl %edx, 4(%esi)
-    addl $8, %esi
-    incl %ecx
-    cmpl $512, %ecx
-    jne 4b
-    movl $2048, %ecx
-    leal 0x2000(%edi), %esi
-    movl $0x83, %eax
-2:  movl %eax, (%esi)
-    addl $0x200000, %eax
-    addl $8, %esi
-    loop 2b
-    movl %edi, %cr3
-    movl %cr4, %eax
-    orl $0x620, %eax
-    movl %eax, %cr4
-    movl $0xc0000080, %ecx
-    rdmsr
-    orl $0x100, %eax
-    wrmsr
-    movl %cr0, %eax
-    orl $0x80000001, %eax
-    movl %eax, %cr0
-    lgdt gdt_pointer
-    ljmp $8, $start64
-    .code64
-start64:
-    movl $16, %eax
-    movl %eax, %ds
-    movl %eax, %es
-    movl %eax, %ss
-    xorl %ebp, %ebp
-    movl %ebx, %edi
-    movabsq $main64, %rax
-    call *%rax
-3:  hlt
-    jmp 3b
-
+    .pushsection .text
     .globl start_other
 start_other:
-    lgdt gdt_pointer
+    lgdt boot_gdt_pointer
     pushq $8
     leaq 5f(%rip), %rax
     pushq %rax
@@ -210,26 +144,11 @@ interrupt_entry:
     jmp 6b
     .popsection
 
-    .pushsection .data
-    .balign 8
-gdt:
-    .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
-gdt_pointer:
-    .word 23
-    .quad gdt
-    .popsection
-
     .pushsection .bss, "aw", @nobits
     .balign 32768
-    .globl stack_0
-stack_0:
-    .skip 32768
     .globl stack_1
 stack_1:
     .skip 32768
-    .globl page_tables
-page_tables:
-    .skip 6 * 4096
     .globl idt
 idt:
     .skip 4096
@@ -245,9 +164,7 @@ unsafe extern "C" {
     fn start_other();
     fn run_code(code: u64, registers: *const Registers) -> u64;
     static mut idt: [[u64; 2]; 256];
-    static mut stack_0: [u64; 4096];
     static mut stack_1: [u64; 4096];
-    static mut page_tables: [u64; 512];
 }
 
 /// Word of a stack's bottom that holds the vCPU's number.
@@ -284,19 +201,8 @@ static mut TASKS: [[u32; 26]; VCPUS] = [[0; 26]; VCPUS];
 const TRAPS: u64 = 12288;
 const NMIS: u64 = 4096;
 
-#[repr(C, packed)]
-struct Pointer {
-    limit: u16,
-    base: u64,
-}
-
 /// Fills the tables, loads them, numbers the stacks.
 pub(crate) fn init() {
-    let gate = |handler: unsafe extern "C" fn(), stack: u64| {
-        let at = handler as *const () as u64;
-        let low = (at & 0xffff) | 8 << 16 | stack << 32 | 0x8e00 << 32 | (at >> 16 & 0xffff) << 48;
-        [low, at >> 32]
-    };
     // SAFETY: one vCPU runs, interrupts are off: nobody else touches tables and stacks.
     unsafe {
         let table = (&raw mut idt).cast::<[u64; 2]>();
@@ -308,7 +214,7 @@ pub(crate) fn init() {
             };
             table.add(vector).write(gate);
         }
-        let stacks = [&raw mut stack_0, &raw mut stack_1];
+        let stacks = [&raw mut boot_stack, &raw mut stack_1];
         for (number, stack) in stacks.into_iter().enumerate() {
             (&raw mut (*stack)[NUMBER]).write(number as u64);
             for (word, top) in [(9, TRAPS), (11, NMIS)] {
@@ -363,11 +269,7 @@ pub(crate) fn guarded(f: extern "C" fn()) -> bool {
 /// Any interrupt. Says whether what runs has lasted too long.
 #[unsafe(no_mangle)]
 extern "C" fn interrupt(own: *mut u64) -> u32 {
-    if rdmsr(0x1b) & X2APIC == 0 {
-        apic_write(0xb0, 0);
-    } else {
-        wrmsr(0x80b, 0);
-    }
+    end_of_interrupt();
     // SAFETY: the stub passes the bottom of the stack.
     unsafe {
         let ticks = own.add(TICKS).read_volatile() + 1;
@@ -421,40 +323,10 @@ pub(crate) extern "C" fn wake_other() {
     }
 }
 
-fn rdmsr(msr: u32) -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: callers name MSRs that every guest has; another one traps.
-    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nostack)) };
-    u64::from(high) << 32 | u64::from(low)
-}
-
-fn wrmsr(msr: u32, value: u64) {
-    // SAFETY: as for reading.
-    unsafe {
-        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack))
-    };
-}
-
-fn apic_write(offset: u64, value: u32) {
-    // SAFETY: the page is mapped by the identity tables.
-    unsafe { ((0xfee0_0000 + offset) as *mut u32).write_volatile(value) };
-}
-
-/// EBX and ECX of a CPUID leaf.
-pub(crate) fn cpuid(leaf: u32) -> [u32; 2] {
-    let (b, c): (u64, u32);
-    // SAFETY: RBX, which LLVM reserves, is put back.
-    unsafe {
-        asm!("xchg {b}, rbx", "cpuid", "xchg {b}, rbx", b = inout(reg) 0u64 => b,
-            inout("eax") leaf => _, inout("ecx") 0 => c, out("edx") _, options(nostack));
-    }
-    [b as u32, c]
-}
-
 /// Writes memory that anything may be behind. In words: where a page was given away, every access
 /// exits.
 pub(crate) fn poke(at: u64, bytes: &[u8]) {
-    let (words, rest) = if at % 8 == 0 {
+    let (words, rest) = if at.is_multiple_of(8) {
         bytes.as_chunks::<8>()
     } else {
         (&[][..], bytes)

@@ -22,11 +22,11 @@ static IS_AMD: AtomicBool = AtomicBool::new(false);
 /// Finds out which instruction makes hypercalls; the number of this domain.
 pub(crate) fn init() -> DomId {
     // "Auth" of AuthenticAMD.
-    IS_AMD.store(arch::cpuid(0)[0] == 0x6874_7541, Ordering::Relaxed);
+    IS_AMD.store(arch::cpuid(0)[1] == 0x6874_7541, Ordering::Relaxed);
     let base = (0x4000_0000u32..0x4001_0000)
         .step_by(0x100)
-        .find(|&base| arch::cpuid(base)[0] == 0x566e_6558);
-    let [_, ecx] = arch::cpuid(base.unwrap_or(0x4000_0000) + 4);
+        .find(|&base| arch::cpuid(base)[1] == 0x566e_6558);
+    let [.., ecx] = arch::cpuid(base.unwrap_or(0x4000_0000) + 4);
     DomId(ecx as u16)
 }
 
