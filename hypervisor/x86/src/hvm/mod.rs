@@ -17,6 +17,7 @@ use xen_abi::PcpuId;
 pub mod bitmap;
 pub mod debugreg;
 pub mod host;
+pub mod permissions;
 pub mod svm;
 pub(crate) mod tag;
 pub mod vmx;

@@ -177,8 +177,8 @@ fn init_control(control: &mut ControlArea, caps: &SvmCaps, d: &SvmDomain) {
         control.pause_filter_count = PAUSE_COUNT;
         control.pause_filter_threshold = PAUSE_THRESHOLD;
     }
-    control.iopm_base_pa = d.iopm_pa();
-    control.msrpm_base_pa = d.msrpm_pa();
+    control.iopm_base_pa = d.ports().0;
+    control.msrpm_base_pa = d.msrs().0;
     control.vintr = vintr::V_INTR_MASKING;
     control.np_enable = 1;
     control.n_cr3 = d.root.maddr().0;

@@ -15,7 +15,7 @@ use radon_core::machine::FrameSource;
 use radon_core::p2m::LeafCache;
 use x86_defs::msr;
 use x86_defs::vmcs::{eptp, field, primary, secondary};
-use xen_abi::{Maddr, Mfn};
+use xen_abi::{Maddr, Mfn, PAGE_SIZE};
 
 use super::Vmx;
 use super::bitmaps::VmxDomain;
@@ -249,7 +249,8 @@ impl Vmx {
     /// Everything but guest and host state.
     fn write_controls(&self, v: &VmxVcpu, d: &VmxDomain) {
         let caps = &self.caps;
-        let (io_a, io_b) = d.io_bitmaps_pa();
+        let io_a = d.ports().0;
+        let io_b = io_a + PAGE_SIZE;
         for (at, val) in [
             (field::PIN_CONTROLS, u64::from(caps.pin)),
             (field::PRIMARY_CONTROLS, u64::from(v.primary)),
@@ -267,7 +268,7 @@ impl Vmx {
             (field::TPR_THRESHOLD, 0),
             (field::IO_BITMAP_A, io_a),
             (field::IO_BITMAP_B, io_b),
-            (field::MSR_BITMAP, d.msr_bitmap_pa()),
+            (field::MSR_BITMAP, d.msrs().0),
             (field::VIRTUAL_APIC_PAGE, v.vapic.maddr().0),
             (field::EPTP, v.eptp),
             (field::VMCS_LINK_POINTER, u64::MAX),
