@@ -18,7 +18,7 @@ use crate::machine::{Machine, PinSetup};
 use crate::sync::{Lock, Rank};
 use crate::vpci::{
     ConfigPorts, DeviceMmio, Ecam, Effects, MsiHost, MsiMessage, MsiSource, PciConfig, PortRead,
-    PortWrite, Sbdf, Vpci, Width,
+    PortWrite, Sbdf, Visibility, Vpci, Width,
 };
 
 /// First vector for devices.
@@ -117,11 +117,16 @@ pub struct HardwareDomain<M: Machine> {
 }
 
 impl<M: Machine> HardwareDomain<M> {
-    /// With the machine's ECAM windows and the frames of devices that stay with the hypervisor.
+    /// With the machine's ECAM windows, and the frames of devices and the PCI functions that stay with
+    /// the hypervisor.
     #[must_use]
-    pub fn new(ecam: Vec<Ecam>, owned: Vec<core::ops::Range<u64>>) -> Self {
+    pub fn new(ecam: Vec<Ecam>, owned: Vec<core::ops::Range<u64>>, functions: &[Sbdf]) -> Self {
+        let mut vpci = Vpci::new();
+        for function in functions {
+            vpci.restrict(*function, Visibility::ReadOnly);
+        }
         Self {
-            vpci: Lock::new(Rank::Pci, Vpci::new()),
+            vpci: Lock::new(Rank::Pci, vpci),
             ports: Lock::new(Rank::Hvm, ConfigPorts::new()),
             ecam,
             cf8: Lock::new(Rank::Leaf, ()),

@@ -46,7 +46,7 @@ ranks! {
     Evtchn: "A domain's event-channel table: ports, binding, FIFO control blocks.",
     EvtchnQueue: "One event queue of the FIFO format.",
     PvMmu: "A PV domain's page-table updates.",
-    Iommu: "A remapping unit's queue of commands.",
+    Iommu: "A remapping unit's queue of commands, or its log of events.",
     P2m: "A domain's nested page tables (writers; readers fall back to it).",
     FrameType: "Validation of a PV page-table frame.",
     Heap: "The frame allocator's free lists.",

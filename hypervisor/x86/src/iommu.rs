@@ -2,30 +2,34 @@
 
 use radon_core::iommu::Registers;
 
-/// Bytes of registers of a unit that are reached.
-pub const SIZE: u64 = 4096;
+/// Every unit has so many bytes of registers at least.
+const PAGE: usize = 4096;
 
 /// The registers of one unit, mapped uncached.
 #[derive(Debug)]
 pub struct Window {
     base: usize,
+    size: usize,
 }
 
 impl Window {
-    /// Registers at this virtual address.
+    /// So many bytes of registers at this virtual address, 4096 at least.
     ///
     /// # Safety
-    /// [`SIZE`] bytes there are registers of a remapping unit, mapped for good and used by nobody else.
+    /// There are registers of a remapping unit, mapped for good and used by nobody else.
     #[must_use]
-    pub const unsafe fn new(base: usize) -> Self {
-        Self { base }
+    pub const unsafe fn new(base: usize, size: usize) -> Self {
+        assert!(size >= PAGE, "a page of registers at least");
+        Self { base, size }
     }
 
     /// Where a register of `size` bytes is.
     fn at<T>(&self, offset: u32) -> *mut T {
         let (offset, size) = (offset as usize, size_of::<T>());
+        // In the first page what is known at compile time needs no look at the window.
+        let is_inside = offset + size <= PAGE || offset + size <= self.size;
         assert!(
-            offset.is_multiple_of(size) && offset + size <= SIZE as usize,
+            offset.is_multiple_of(size) && is_inside,
             "no register {offset:#x}"
         );
         (self.base + offset) as *mut T

@@ -96,6 +96,12 @@ pub const TARGETS: &[Target] = &[
         seeds: seeds::dmar,
         cases: 20_000,
     },
+    Target {
+        name: "ivrs",
+        run: targets::ivrs,
+        seeds: seeds::ivrs,
+        cases: 20_000,
+    },
 ];
 
 /// A number from the environment.

@@ -158,6 +158,43 @@ pub(crate) fn dmar() -> Vec<Vec<u8>> {
     vec![table]
 }
 
+/// One unit described three times with all kinds of entries, another, and two regions.
+pub(crate) fn ivrs() -> Vec<Vec<u8>> {
+    let mut table = b"IVRS".to_vec();
+    table.resize(48, 0);
+    let mut devices = vec![1, 0, 0, 0, 2, 8, 0, 0x40, 3, 16, 0, 0, 4, 24, 0, 0];
+    devices.extend([0x42, 0, 5, 0x82, 0, 0xa0, 0, 0]);
+    devices.extend([0x43, 0, 6, 1, 0, 0xa4, 0, 0, 4, 0xff, 6, 0]);
+    devices.extend([0x46, 32, 0, 0, 0, 0, 0, 0x80]);
+    devices.extend([0x47, 40, 0, 0, 0, 0, 0, 0, 4, 48, 0, 0]);
+    devices.extend([0x48, 0, 0, 0xd7, 33, 0xa0, 0, 1, 0, 0, 0, 0]);
+    let mut named = devices.clone();
+    named.extend([0xf0, 0xa5, 0, 0]);
+    named.extend(b"AMDI0020");
+    named.extend([0; 8]);
+    named.extend([2, 3]);
+    named.extend(b"FUR");
+    for (kind, function, base, devices) in [
+        (0x10, 2u8, 0xfeb8_0000u64, &devices),
+        (0x11, 2, 0xfeb8_0000, &devices),
+        (0x40, 2, 0xfeb8_0000, &named),
+        (0x11, 0x42, 0xfd00_0000, &devices),
+    ] {
+        let header = if kind == 0x10 { 24 } else { 40 };
+        let length = u8::try_from(header + devices.len()).unwrap_or(0);
+        table.extend([kind, 0xb0, length, 0, function, 0, 0x40, 0]);
+        table.extend(base.to_le_bytes());
+        table.resize(table.len() + header - 16, 0);
+        table.extend(devices);
+    }
+    for (kind, flags) in [(0x20, 7), (0x22, 8)] {
+        table.extend([kind, flags, 32, 0, 8, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        table.extend(0x7c00_0000u64.to_le_bytes());
+        table.extend(0x2000u64.to_le_bytes());
+    }
+    vec![table]
+}
+
 fn with_checksum(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
     bytes[at] = 0;
     let sum = bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));

@@ -202,6 +202,28 @@ pub(crate) fn dmar(data: &[u8]) {
     }
 }
 
+pub(crate) fn ivrs(data: &[u8]) {
+    match radon_core::iommu::ivrs::parse(data) {
+        Ok(ivrs) => {
+            assert!(!ivrs.units.is_empty());
+            for unit in &ivrs.units {
+                let base = unit.base.0;
+                assert!(base != 0 && base & 0x3fff == 0 && base >> 52 == 0);
+                assert!((0x40..=0xec).contains(&unit.capability) && unit.capability & 3 == 0);
+                // An entry has 4 bytes at least, and gives two settings at most.
+                assert!(unit.devices <= data.len() / 4 && unit.settings.len() <= data.len() / 2);
+                for setting in &unit.settings {
+                    assert!(setting.bits != 0 && !setting.devices.is_empty());
+                }
+            }
+            for region in &ivrs.reserved {
+                assert!(region.frames.start < region.frames.end && region.frames.end <= 1 << 40);
+            }
+        }
+        Err(error) => check_message(&error.to_string()),
+    }
+}
+
 pub(crate) fn xl_cfg(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut source = xlcfg::Source::new("fuzz.cfg", &text);

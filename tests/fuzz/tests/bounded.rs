@@ -17,4 +17,4 @@ macro_rules! bounded {
     };
 }
 
-bounded! { multiboot2 multiboot1 elf bzimage payload command_line xl_cfg xs_wire acpi dmar }
+bounded! { multiboot2 multiboot1 elf bzimage payload command_line xl_cfg xs_wire acpi dmar ivrs }

@@ -34,7 +34,7 @@ use crate::mm::Scrub;
 use crate::p2m::{Leaf, MemType, P2m, P2mType};
 use crate::sched::{GroupId, Params, Scheduler};
 use crate::sync::{Lock, Rank};
-use crate::vpci::Ecam;
+use crate::vpci::{Ecam, Sbdf};
 
 /// An IO-APIC of the machine.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +73,8 @@ pub struct Input<'a> {
     pub tables: &'a [HostTable<'a>],
     /// Device frames that stay with the hypervisor.
     pub owned: Vec<Range<u64>>,
+    /// PCI functions that stay with the hypervisor: dom0 may look at them.
+    pub functions: &'a [Sbdf],
     /// Ports that stay with the hypervisor.
     pub ports: &'a [(u16, u16)],
 }
@@ -359,6 +361,7 @@ fn create<M: Machine>(
         hardware: Some(Box::new(HardwareDomain::new(
             input.ecam.clone(),
             input.owned.clone(),
+            input.functions,
         ))),
     });
     intercepts(hvm, &d, input.ports);

@@ -8,28 +8,13 @@
 
 use core::fmt;
 
+use crate::vpci::{PciConfig, Sbdf, Width};
+
 const VIRTIO: u32 = 0x1af4;
 /// Device ids of virtio devices with the old interface.
 const OLD: core::ops::RangeInclusive<u32> = 0x1000..=0x103f;
 /// In the word at 0xc: the device has more functions than one.
 const MANY_FUNCTIONS: u32 = 1 << 23;
-
-/// A word of a function's configuration space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Bus, device, function.
-    pub function: u16,
-    /// Offset, a multiple of 4.
-    pub offset: u8,
-}
-
-impl Config {
-    /// What port 0xcf8 wants for it.
-    #[must_use]
-    pub const fn address(self) -> u32 {
-        1 << 31 | (self.function as u32) << 8 | self.offset as u32 & 0xfc
-    }
-}
 
 /// A device that bypasses the units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +30,9 @@ impl fmt::Display for Bypass {
     }
 }
 
-/// Looks for one on the buses up to `last`.
-pub fn find(last: u8, read: impl Fn(Config) -> u32) -> Option<Bypass> {
-    let word = |function, offset| read(Config { function, offset });
+/// Looks for one on the buses up to `last` of the first segment.
+pub fn find(last: u8, pci: &dyn PciConfig) -> Option<Bypass> {
+    let word = |function, offset| pci.read(Sbdf::from_bdf(0, function), offset, Width::Dword);
     for device in 0..=u16::from(last) << 5 | 31 {
         let first = device << 3;
         let functions = match word(first, 0) {
@@ -69,19 +54,27 @@ pub fn find(last: u8, read: impl Fn(Config) -> u32) -> Option<Bypass> {
 mod tests {
     use super::*;
 
+    /// Functions with their ids, and whether there are more at the same device.
+    struct There<'a>(&'a [(u16, u32, bool)]);
+
+    impl PciConfig for There<'_> {
+        fn read(&self, at: Sbdf, offset: u16, width: Width) -> u32 {
+            assert_eq!((at.segment(), width), (0, Width::Dword));
+            let found = self.0.iter().find(|t| t.0 == at.bdf());
+            match (found, offset) {
+                (None, _) => u32::MAX,
+                (Some(t), 0) => t.1,
+                (Some(t), _) => u32::from(t.2) << 23,
+            }
+        }
+        fn write(&self, _: Sbdf, _: u16, _: Width, _: u32) {
+            panic!("nothing is written");
+        }
+    }
+
     #[test]
     fn old_virtio_is_found_wherever_it_is() {
-        let with = |there: &'static [(u16, u32, bool)]| {
-            find(2, move |at: Config| {
-                assert_eq!(at.address() >> 31, 1);
-                let found = there.iter().find(|t| t.0 == at.function);
-                match (found, at.offset) {
-                    (None, _) => u32::MAX,
-                    (Some(t), 0) => t.1,
-                    (Some(t), _) => u32::from(t.2) << 23,
-                }
-            })
-        };
+        let with = |there: &[(u16, u32, bool)]| find(2, &There(there));
         assert_eq!(with(&[]), None);
         assert_eq!(
             with(&[(0, 0x29c0_8086, false), (0x18, 0x1041_1af4, false)]),
@@ -91,7 +84,7 @@ mod tests {
         assert_eq!(net, Some(Bypass(0x18)));
         assert!(net.is_some_and(|n| n.to_string().starts_with("the virtio device 00:03.0 ")));
         let second = [(0x208, 0x1111_8086, true), (0x20b, 0x1001_1af4, false)];
-        assert_eq!(with(Box::leak(Box::new(second))), Some(Bypass(0x20b)));
+        assert_eq!(with(&second), Some(Bypass(0x20b)));
         // Of a device with one function nobody asks for others.
         assert_eq!(
             with(&[(0x208, 0x1111_8086, false), (0x20b, 0x1001_1af4, false)]),
@@ -102,14 +95,5 @@ mod tests {
             None,
             "beyond the last bus"
         );
-    }
-
-    #[test]
-    fn the_ports_are_told_where() {
-        let at = Config {
-            function: 0x0123,
-            offset: 0x0c,
-        };
-        assert_eq!(at.address(), 0x8001_230c);
     }
 }

@@ -11,9 +11,10 @@
 
 use alloc::vec::Vec;
 use core::fmt;
-use core::ops::Range;
 
 use xen_abi::Maddr;
+
+use super::Reserved;
 
 /// The ACPI header, the address width, flags and a reserved field.
 const HEADER: usize = 48;
@@ -49,15 +50,6 @@ impl UnitAt {
     pub const fn covers(&self, segment: u16) -> bool {
         self.segment == segment && (self.covers_rest || self.devices > 0)
     }
-}
-
-/// Memory that a device uses on behalf of the firmware.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reserved {
-    /// PCI segment of the devices.
-    pub segment: u16,
-    /// Frame numbers.
-    pub frames: Range<u64>,
 }
 
 /// What the table says.

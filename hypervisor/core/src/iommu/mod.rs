@@ -14,12 +14,24 @@
 //!
 //! [`Hypervisor::flush_stage2`]: crate::hypervisor::Hypervisor::flush_stage2
 
+pub mod amd;
 pub mod bypass;
+pub mod description;
 pub mod dmar;
+mod fault;
+pub mod ivrs;
+mod queue;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod trouble;
+mod unit;
 pub mod vtd;
+
+pub use description::{Description, Reserved};
+pub use fault::{Access, Fault};
+pub use trouble::Trouble;
+pub use unit::Unit;
 
 use alloc::format;
 use alloc::string::String;
@@ -28,15 +40,14 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use guest_image::memory::{MemoryRange, MemoryType};
-use xen_abi::{Maddr, Ns};
+use xen_abi::Ns;
 
 use crate::console::limit::{RateLimit, Verdict};
 use crate::machine::{Clock, FrameMem, FrameSource};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Lock, Rank};
-use dmar::Dmar;
+use crate::vpci::PciConfig;
 use table::DmaTable;
-use vtd::{Fault, Unit};
 
 /// The registers of a unit.
 pub trait Registers: Send + Sync + 'static {
@@ -63,9 +74,11 @@ const PAUSE: u64 = 100_000_000;
 /// What the firmware says of the units.
 pub struct Found<'a, R> {
     /// Its table.
-    pub dmar: Dmar,
+    pub description: &'a Description,
     /// The units' registers, in the table's order.
     pub registers: Vec<R>,
+    /// The machine's PCI functions, some of which are units.
+    pub pci: &'a dyn PciConfig,
     /// Memory map of the machine.
     pub memory: &'a [MemoryRange],
     /// PCI segments of the machine.
@@ -79,6 +92,8 @@ pub struct Iommu<R> {
     table: Arc<DmaTable>,
     /// A unit said that there are faults.
     is_faulty: AtomicBool,
+    /// A unit says nothing: it is looked at without.
+    is_silent: AtomicBool,
     /// When faults may be looked at again.
     look_at: AtomicU64,
     limit: Lock<RateLimit>,
@@ -95,26 +110,18 @@ impl<R: Registers> Iommu<R> {
         src: &(impl FrameSource + ?Sized),
         found: Found<'_, R>,
     ) -> Result<Self, String> {
-        let reserved = reserved(&found.dmar, found.memory)?;
-        let covers = |segment: u16| found.dmar.units.iter().any(|u| u.covers(segment));
-        if let Some(s) = found.segments.iter().find(|s| !covers(**s)) {
+        let description = found.description;
+        let reserved = reserved(description, found.memory)?;
+        if let Some(s) = found.segments.iter().find(|s| !description.covers(**s)) {
             return Err(format!("devices of PCI segment {s} are behind no unit"));
         }
-        let mut units = Vec::new();
+        let units = Unit::find_all(description, found.registers, found.pci, src)?;
         let mut shape = None;
-        for (at, regs) in found.dmar.units.iter().zip(found.registers) {
-            let unit = Unit::find(at.base, regs, src);
-            let unit = unit.map_err(|e| trouble(at.base, &e))?;
-            shape = Some(unit.shape(shape).map_err(|e| trouble(at.base, &e))?);
-            units.push(unit);
-        }
-        let mut shape = shape.ok_or("there is no unit")?;
         // A later unit may have had fewer levels than those before it.
-        for unit in &units {
-            shape = unit
-                .shape(Some(shape))
-                .map_err(|e| trouble(unit.base(), &e))?;
+        for unit in units.iter().chain(&units) {
+            shape = Some(unit.shape(shape)?);
         }
+        let shape = shape.ok_or("there is no unit")?;
         let top = found.memory.iter().map(|r| r.end).max().unwrap_or(0);
         let ram = found.memory.iter().filter(|r| r.kind == MemoryType::RAM);
         let top_ram = ram.map(|r| r.end).max().unwrap_or(top);
@@ -129,13 +136,14 @@ impl<R: Registers> Iommu<R> {
         for (i, unit) in units.iter().enumerate() {
             if let Err(e) = unit.start(hw, src, &table) {
                 units[..i].iter().for_each(|u| u.stop(hw));
-                return Err(trouble(unit.base(), &e));
+                return Err(e);
             }
         }
         Ok(Self {
             units,
             table: Arc::new(table),
             is_faulty: AtomicBool::new(false),
+            is_silent: AtomicBool::new(false),
             look_at: AtomicU64::new(0),
             limit: Lock::new(Rank::Leaf, RateLimit::new()),
         })
@@ -158,14 +166,25 @@ impl<R: Registers> Iommu<R> {
     pub fn flush(&self, hw: &impl Hardware) {
         for unit in &self.units {
             if let Err(e) = unit.flush(hw) {
-                panic!("{}", trouble(unit.base(), &e));
+                panic!("{}", unit.said(e));
             }
         }
     }
 
-    /// Has faults announced by this message.
-    pub fn report_faults(&self, message: (u64, u32)) {
-        self.units.iter().for_each(|u| u.report_faults(message));
+    /// Has faults announced by this message. Units that cannot are looked at each [`PAUSE`], as
+    /// far as anybody calls [`Self::look`].
+    pub fn report_faults(&self, pci: &dyn PciConfig, message: (u64, u32)) {
+        for unit in &self.units {
+            if !unit.report_faults(pci, message) {
+                log::warn!(
+                    "IOMMU: the unit at {:#x} cannot announce faults: they are reported late",
+                    unit.base().0
+                );
+                self.is_silent.store(true, Ordering::SeqCst);
+            }
+        }
+        // Those until now were not announced.
+        self.announce();
     }
 
     /// A unit has announced faults.
@@ -179,12 +198,13 @@ impl<R: Registers> Iommu<R> {
     #[inline]
     pub fn look(&self, hw: &impl Hardware) {
         if self.is_faulty.load(Ordering::Relaxed) {
-            self.take_faults(hw.now());
+            self.take_faults(hw);
         }
     }
 
     #[cold]
-    fn take_faults(&self, now: Ns) {
+    fn take_faults(&self, hw: &impl Hardware) {
+        let now = hw.now();
         if now.0 < self.look_at.load(Ordering::Relaxed)
             || !self.is_faulty.swap(false, Ordering::SeqCst)
         {
@@ -193,11 +213,14 @@ impl<R: Registers> Iommu<R> {
         self.look_at
             .store(now.0.saturating_add(PAUSE), Ordering::Relaxed);
         for unit in &self.units {
-            let lost = unit.faults(&mut |fault| self.report(now, fault));
+            let lost = unit.faults(hw, &mut |fault| self.report(now, fault));
             // One that was recorded meanwhile was not announced.
             if lost || unit.has_faults() {
-                self.is_faulty.store(true, Ordering::SeqCst);
+                self.announce();
             }
+        }
+        if self.is_silent.load(Ordering::Relaxed) {
+            self.announce();
         }
     }
 
@@ -212,20 +235,17 @@ impl<R: Registers> Iommu<R> {
     }
 }
 
-fn trouble(base: Maddr, e: &vtd::Trouble) -> String {
-    format!("VT-d at {:#x}: {e}", base.0)
-}
-
 /// The reserved regions, which must be memory that nobody else uses.
-fn reserved(dmar: &Dmar, memory: &[MemoryRange]) -> Result<Vec<Range<u64>>, String> {
+fn reserved(description: &Description, memory: &[MemoryRange]) -> Result<Vec<Range<u64>>, String> {
     let mut all = Vec::new();
     let mut count = 0;
-    for r in &dmar.reserved {
+    for r in description.reserved() {
         let (first, end) = (r.frames.start << 12, r.frames.end << 12);
         let in_ram = |m: &&MemoryRange| m.kind == MemoryType::RAM && m.start < end && first < m.end;
         if let Some(ram) = memory.iter().find(in_ram) {
             return Err(format!(
-                "the ACPI table DMAR reserves {first:#x}-{:#x}, but there is RAM at {:#x}: update the firmware",
+                "the ACPI table {} reserves {first:#x}-{:#x}, but there is RAM at {:#x}: update the firmware",
+                description.table(),
                 end - 1,
                 ram.start.max(first)
             ));
@@ -235,7 +255,8 @@ fn reserved(dmar: &Dmar, memory: &[MemoryRange]) -> Result<Vec<Range<u64>>, Stri
     }
     if count > MOST_RESERVED {
         return Err(format!(
-            "the ACPI table DMAR reserves {count} pages, which no firmware needs: update it"
+            "the ACPI table {} reserves {count} pages, which no firmware needs: update it",
+            description.table()
         ));
     }
     Ok(all)

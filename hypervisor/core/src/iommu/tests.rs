@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::p2m::{Flush, Leaf, LeafLimit, Npt, P2m, P2mError, P2mType, Retype};
-use crate::testing::{FakeMachine, FakeMem, FakeUnit};
+use crate::testing::{FakeMachine, FakeMem, FakeUnit, NoFunctions};
 use core::sync::atomic::{AtomicU64 as Counter, Ordering::Relaxed};
 use proptest::prelude::*;
-use xen_abi::{DomId, Gfn, Mfn};
+use xen_abi::{DomId, Gfn, Maddr, Mfn};
+
+mod amd;
 
 /// 3 and 4 levels, 2 MiB leaves, drains.
 const CAP: u64 = 1 << 9 | 1 << 10 | 1 << 34 | 3 << 54 | 3 << 5 | 47 << 16;
@@ -16,8 +18,8 @@ const BASE: Maddr = Maddr(0xfed9_0000);
 const FRAMES: u64 = 2048;
 const POOL: u64 = 256;
 
-fn dmar(units: usize, reserved: &[(u64, u64)]) -> Dmar {
-    Dmar {
+fn dmar(units: usize, reserved: &[(u64, u64)]) -> Description {
+    Description::Vtd(dmar::Dmar {
         address_bits: 48,
         units: (0..units)
             .map(|i| dmar::UnitAt {
@@ -29,12 +31,12 @@ fn dmar(units: usize, reserved: &[(u64, u64)]) -> Dmar {
             .collect(),
         reserved: reserved
             .iter()
-            .map(|r| dmar::Reserved {
+            .map(|r| Reserved {
                 segment: 0,
                 frames: r.0..r.1,
             })
             .collect(),
-    }
+    })
 }
 
 const MEMORY: [MemoryRange; 2] = [
@@ -77,8 +79,9 @@ fn start(
     reserved: &[(u64, u64)],
 ) -> Result<Iommu<Arc<FakeUnit>>, String> {
     let found = Found {
-        dmar: dmar(units.len(), reserved),
+        description: &dmar(units.len(), reserved),
         registers: units.to_vec(),
+        pci: &NoFunctions,
         memory: &MEMORY,
         segments: &[0],
     };
@@ -138,8 +141,9 @@ fn what_cannot_be_driven_is_said_in_one_sentence_and_left_alone() {
     assert!(!fine.is_on());
     // Devices that no unit translates would go astray in granted pages.
     let found = Found {
-        dmar: dmar(1, &[]),
+        description: &dmar(1, &[]),
         registers: vec![fine],
+        pci: &NoFunctions,
         memory: &MEMORY,
         segments: &[0, 1],
     };
@@ -174,13 +178,14 @@ fn a_storm_of_faults_is_an_interrupt_now_and_then() {
     let machine = FakeMachine::new(mem.clone());
     let unit = FakeUnit::new(mem.clone(), CAP, QUEUE);
     let found = Found {
-        dmar: dmar(1, &[]),
+        description: &dmar(1, &[]),
         registers: vec![unit.clone()],
+        pci: &NoFunctions,
         memory: &MEMORY,
         segments: &[0],
     };
     let iommu = Iommu::start(&machine, &mem, found).expect("sound");
-    iommu.report_faults((0xfee0_1000, 0xf1));
+    iommu.report_faults(&NoFunctions, (0xfee0_1000, 0xf1));
     let mut heard = 0;
     // 10,000 faults in one second.
     for i in 0..10_000 {
@@ -279,6 +284,58 @@ fn apply(hw: &Ticking, p2m: &P2m<Npt>, op: &Op, step: u64) -> Flush {
     }
 }
 
+/// Devices reach what the p2m says, and no more once its flush is done: what a device of the unit gets by
+/// `access`, else the codes of a refused read and write.
+fn follows<R: Registers>(
+    hw: &Ticking,
+    iommu: &Iommu<R>,
+    ops: &[Op],
+    fails_at: Option<usize>,
+    codes: (u8, u8),
+    access: impl Fn(u64, bool) -> Result<Mfn, u8>,
+) -> Result<(), TestCaseError> {
+    let p2m = P2m::<Npt>::new(&hw.0, DomId(0), LeafLimit::G1).expect("room");
+    p2m.follow(iommu.table().clone());
+    let look = [
+        0u64, 1, 2, 3, 510, 511, 512, 513, 700, 1023, 1024, 1025, 1536, 2047, 2048, 0x90000,
+    ];
+    for (step, op) in ops.iter().enumerate() {
+        hw.0.limit_allocations((fails_at == Some(step)).then_some(step % 3));
+        let flush = apply(hw, &p2m, op, step as u64);
+        hw.0.limit_allocations(None);
+        if flush.is_needed() {
+            iommu.flush(hw);
+        }
+        p2m.flushed(hw, &hw.0, flush);
+        for gfn in look {
+            let reach = p2m.lookup(hw, Gfn(gfn));
+            let reach = reach.and_then(|m| table::Reach::of(m.mfn, m.t));
+            let (read, write) = if gfn == 0x90000 {
+                (Ok(Mfn(gfn)), Ok(Mfn(gfn)))
+            } else {
+                let read = reach.map(|r| r.mfn).ok_or(codes.0);
+                let write = reach.filter(|r| r.write).map(|r| r.mfn).ok_or(codes.1);
+                (read, write)
+            };
+            prop_assert_eq!(
+                access(gfn, false),
+                read,
+                "read of {:#x} after {:?}",
+                gfn,
+                op
+            );
+            prop_assert_eq!(
+                access(gfn, true),
+                write,
+                "write of {:#x} after {:?}",
+                gfn,
+                op
+            );
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
@@ -292,28 +349,6 @@ proptest! {
         let cap = if is_small { CAP_SMALL } else { CAP };
         let unit = FakeUnit::new(hw.0.clone(), cap | u64::from(caches_holes) << 7, QUEUE);
         let iommu = start(&hw, core::slice::from_ref(&unit), &[(0x90000, 0x90001)]).expect("sound");
-        let p2m = P2m::<Npt>::new(&hw.0, DomId(0), LeafLimit::G1).expect("room");
-        p2m.follow(iommu.table().clone());
-        let look = [0u64, 1, 2, 3, 510, 511, 512, 513, 700, 1023, 1024, 1025, 1536, 2047, 2048, 0x90000];
-        for (step, op) in ops.iter().enumerate() {
-            hw.0.limit_allocations((fails_at == Some(step)).then_some(step % 3));
-            let flush = apply(&hw, &p2m, op, step as u64);
-            hw.0.limit_allocations(None);
-            if flush.is_needed() {
-                iommu.flush(&hw);
-            }
-            p2m.flushed(&hw, &hw.0, flush);
-            for gfn in look {
-                let reach = p2m.lookup(&hw, Gfn(gfn)).and_then(|m| table::Reach::of(m.mfn, m.t));
-                let (read, write) = if gfn == 0x90000 {
-                    (Ok(Mfn(gfn)), Ok(Mfn(gfn)))
-                } else {
-                    let read = reach.map(|r| r.mfn).ok_or(6);
-                    (read, reach.filter(|r| r.write).map(|r| r.mfn).ok_or(5))
-                };
-                prop_assert_eq!(unit.access(0x10, gfn, false), read, "read of {:#x} after {:?}", gfn, op);
-                prop_assert_eq!(unit.access(0x10, gfn, true), write, "write of {:#x} after {:?}", gfn, op);
-            }
-        }
+        follows(&hw, &iommu, &ops, fails_at, (6, 5), |gfn, write| unit.access(0x10, gfn, write))?;
     }
 }

@@ -11,12 +11,24 @@ use super::FakeMem;
 use crate::iommu::Registers;
 use crate::machine::FrameMem;
 use crate::sync::{Lock, Rank};
+use crate::vpci::{PciConfig, Sbdf, Width};
 use xen_abi::{Maddr, Mfn};
 
 /// Fault records.
 const RECORDS: u32 = 2;
 /// Their place among the registers.
 const RECORDS_AT: u32 = 0x220;
+
+/// A machine without PCI functions.
+#[derive(Clone, Copy, Debug)]
+pub struct NoFunctions;
+
+impl PciConfig for NoFunctions {
+    fn read(&self, _: Sbdf, _: u16, width: Width) -> u32 {
+        width.ones()
+    }
+    fn write(&self, _: Sbdf, _: u16, _: Width, _: u32) {}
+}
 
 /// The unit.
 #[derive(Debug)]

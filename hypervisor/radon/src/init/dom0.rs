@@ -16,6 +16,7 @@ use radon_x86::firmware::Firmware;
 use radon_x86::{ioapic, serial};
 use xen_abi::{Maddr, Mfn};
 
+use super::iommu::Kept;
 use super::loader::{Moved, phys};
 use crate::boot_memory::Ranges;
 use crate::fatal;
@@ -26,8 +27,8 @@ pub(super) struct Parts {
     pub(super) found: Firmware,
     pub(super) modules: Vec<Moved>,
     pub(super) command_line: Vec<u8>,
-    /// Frames of the remapping units' registers.
-    pub(super) remapping: Vec<Range<u64>>,
+    /// The remapping units.
+    pub(super) remapping: Kept,
 }
 
 /// Ports that stay the hypervisor's whatever the machine: PICs, PIT, the gate of channel 2, reset
@@ -79,7 +80,7 @@ impl Parts {
             .chain([local_apic])
             .chain(self.found.hpet)
             .map(|at| at >> 12..(at >> 12) + 1)
-            .chain(self.remapping.iter().cloned())
+            .chain(self.remapping.frames.iter().cloned())
             .collect()
     }
 
@@ -137,6 +138,7 @@ pub(super) fn build<M: Machine>(hv: &Hypervisor<M>, parts: Parts) -> Arc<Domain<
         rsdp: &parts.found.rsdp,
         tables: &parts.tables(),
         owned: parts.owned_frames(&ioapics),
+        functions: &parts.remapping.functions,
         ports: &parts.owned_ports(),
     };
     let d = build::build(hv, input).unwrap_or_else(|e| fatal::refuse(&e));

@@ -8,40 +8,50 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use radon_core::cmdline::IommuOptions;
 use radon_core::hypervisor::Hypervisor;
-use radon_core::iommu::bypass;
-use radon_core::iommu::dmar::{self, Dmar};
-use radon_core::iommu::{Found, Iommu};
+use radon_core::iommu::{Description, Found, Iommu, bypass};
 use radon_core::machine::Machine;
+use radon_core::vpci::{PciConfig, Sbdf, Width};
 use radon_x86::apic::VECTOR_DMA_FAULT;
-use radon_x86::firmware::Firmware;
-use radon_x86::iommu::{SIZE, Window};
-use xen_abi::{PcpuId, Vector};
+use radon_x86::firmware::{Ecam, Firmware};
+use radon_x86::iommu::Window;
+use xen_abi::{Maddr, PcpuId, Vector};
 
 use super::memory::map_mmio;
 use crate::boot_memory::Ranges;
 use crate::fatal;
 
-/// Has the machine's units translate, if it has any and that is wanted. Returns the frames of
-/// their registers, which nobody else may reach.
+/// What of the units stays with the hypervisor.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// Frames of their registers.
+    pub(super) frames: Vec<Range<u64>>,
+    /// PCI functions that are units.
+    pub(super) functions: Vec<Sbdf>,
+}
+
+/// Has the machine's units translate, if it has any and that is wanted. Returns what nobody else
+/// may drive.
 pub(super) fn start<M: Machine<Remapper = Window>>(
     hv: &Hypervisor<M>,
     fw: &Firmware,
     map: &Ranges,
-) -> Vec<Range<u64>> {
+) -> Kept {
     let options = hv.options.iommu;
-    let table = fw.tables.iter().find(|t| &t.signature == b"DMAR");
-    let dmar = table.map(|t| dmar::parse(t.bytes));
-    let why = match (&dmar, fw.iommu) {
-        (_, None) => String::from("the machine has none, or it is switched off in the firmware"),
-        (_, Some(kind)) if !options.enable => format!("{kind} is left alone by iommu=no"),
-        (None, Some(kind)) => format!("{kind} is not supported yet"),
-        (Some(Err(e)), _) => format!("{e}"),
-        (Some(Ok(dmar)), _) => match drive(hv, dmar, fw, map) {
+    let mut tables = fw.tables.iter();
+    let description = tables.find_map(|t| Description::parse(t.signature, t.bytes));
+    let why = match &description {
+        None => String::from("the machine has none, or it is switched off in the firmware"),
+        Some(_) if !options.enable => {
+            format!("{} is left alone by iommu=no", fw.iommu.unwrap_or_default())
+        }
+        Some(Err(e)) => e.clone(),
+        Some(Ok(description)) => match drive(hv, description, fw, map) {
             Ok(iommu) => {
-                describe(&iommu, dmar, options);
-                iommu.report_faults(hv.machine.msi_message(Vector(VECTOR_DMA_FAULT), PcpuId(0)));
+                let is_verbose = options.verbose || options.debug;
+                describe(&iommu, description, is_verbose);
+                let message = hv.machine.msi_message(Vector(VECTOR_DMA_FAULT), PcpuId(0));
+                iommu.report_faults(&Functions { hv, fw }, message);
                 hv.iommu.call_once(|| iommu);
                 String::new()
             }
@@ -58,28 +68,40 @@ pub(super) fn start<M: Machine<Remapper = Window>>(
             log::warn!("IOMMU: {why}; dom0's devices reach all memory");
         }
     }
-    let units = dmar.and_then(Result::ok).map_or(Vec::new(), |d| d.units);
-    let frame = |u: &dmar::UnitAt| u.base.0 >> 12..(u.base.0 >> 12) + 1;
-    units.iter().map(frame).collect()
+    let Some(Ok(description)) = description else {
+        return Kept::default();
+    };
+    let frames = |r: Range<u64>| r.start >> 12..r.end >> 12;
+    Kept {
+        frames: description.registers().into_iter().map(frames).collect(),
+        functions: description.functions(),
+    }
 }
 
 fn drive<M: Machine<Remapper = Window>>(
     hv: &Hypervisor<M>,
-    dmar: &Dmar,
+    description: &Description,
     fw: &Firmware,
     map: &Ranges,
 ) -> Result<Iommu<Window>, String> {
-    if let Some(u) = dmar.units.iter().find(|u| !is_device(hv, u.base.0)) {
-        return Err(format!("VT-d at {:#x}: that is RAM", u.base.0));
-    }
-    let window = |u: &dmar::UnitAt| {
-        // SAFETY: the firmware says that there are the registers of a unit, and it is no RAM;
-        // the page is kept from dom0.
-        unsafe { Window::new(map_mmio(u.base.0, SIZE)) }
+    let registers = description.registers();
+    let is_device = |r: &Range<u64>| {
+        (r.start >> 12..r.end >> 12).all(|frame| hv.is_device_frame(xen_abi::Mfn(frame)))
     };
+    if let Some(r) = registers.iter().find(|r| !is_device(r)) {
+        let kind = description.kind();
+        return Err(format!("{kind} at {:#x}: that is RAM", r.start));
+    }
+    let window = |r: Range<u64>| {
+        let size = r.end - r.start;
+        // SAFETY: the firmware says that there are the registers of a unit, and it is no RAM;
+        // the pages are kept from dom0.
+        unsafe { Window::new(map_mmio(r.start, size), size as usize) }
+    };
+    let pci = Functions { hv, fw };
     let last_bus = fw.ecam.iter().filter(|e| e.segment == 0);
     let last_bus = last_bus.map(|e| e.bus_end).max().unwrap_or(255);
-    if let Some(device) = bypass::find(last_bus, |at| read_config(hv, at)) {
+    if let Some(device) = bypass::find(last_bus, &pci) {
         return Err(format!("{device}"));
     }
     let segments: Vec<u16> = match fw.ecam.as_slice() {
@@ -87,48 +109,74 @@ fn drive<M: Machine<Remapper = Window>>(
         ecam => ecam.iter().map(|e| e.segment).collect(),
     };
     let found = Found {
-        dmar: dmar.clone(),
-        registers: dmar.units.iter().map(window).collect(),
+        description,
+        registers: registers.into_iter().map(window).collect(),
+        pci: &pci,
         memory: map.as_slice(),
         segments: &segments,
     };
     Iommu::start(&hv.machine, &hv.mm.xen(&hv.machine), found)
 }
 
-/// Reads a word of PCI configuration space by the ports; dom0 does not run yet.
-fn read_config<M: Machine>(hv: &Hypervisor<M>, at: bypass::Config) -> u32 {
-    hv.machine.port_out(0xcf8, 4, at.address());
-    hv.machine.port_in(0xcfc, 4)
+/// Configuration space while dom0 does not run yet: by the ports, and in later segments, which these do not
+/// reach, in memory.
+struct Functions<'a, M: Machine> {
+    hv: &'a Hypervisor<M>,
+    fw: &'a Firmware,
 }
 
-fn is_device<M: Machine>(hv: &Hypervisor<M>, at: u64) -> bool {
-    hv.is_device_frame(xen_abi::Mfn(at >> 12))
+impl<M: Machine> Functions<'_, M> {
+    fn select(&self, at: Sbdf, register: u16) {
+        let address = 1 << 31 | u32::from(at.bdf()) << 8 | u32::from(register & 0xfc);
+        self.hv.machine.port_out(0xcf8, 4, address);
+    }
+
+    fn in_memory(&self, at: Sbdf, register: u16) -> Option<Maddr> {
+        let holds =
+            |e: &&Ecam| e.segment == at.segment() && (e.bus_start..=e.bus_end).contains(&at.bus());
+        let base = self.fw.ecam.iter().find(holds)?.base;
+        Some(Maddr(
+            base + (u64::from(at.bdf()) << 12) + u64::from(register),
+        ))
+    }
 }
 
-fn describe(iommu: &Iommu<Window>, dmar: &Dmar, options: IommuOptions) {
-    for (unit, found) in iommu.units().iter().zip(&dmar.units) {
-        log::info!(
-            "IOMMU: VT-d at {:#x}, {}",
-            unit.base().0,
-            iommu.table().shape()
-        );
-        if options.verbose || options.debug {
-            let rest = if found.covers_rest {
-                ", and all others"
-            } else {
-                ""
-            };
+impl<M: Machine> PciConfig for Functions<'_, M> {
+    fn read(&self, at: Sbdf, register: u16, width: Width) -> u32 {
+        let machine = &self.hv.machine;
+        if at.segment() == 0 && register < 256 {
+            self.select(at, register);
+            return machine.port_in(0xcfc | register & 3, width as u8);
+        }
+        let place = self.in_memory(at, register);
+        place.map_or(width.ones(), |at| machine.mmio_read(at, width as u8) as u32)
+    }
+
+    fn write(&self, at: Sbdf, register: u16, width: Width, value: u32) {
+        let machine = &self.hv.machine;
+        if at.segment() == 0 && register < 256 {
+            self.select(at, register);
+            machine.port_out(0xcfc | register & 3, width as u8, value);
+        } else if let Some(at) = self.in_memory(at, register) {
+            machine.mmio_write(at, width as u8, u64::from(value));
+        }
+    }
+}
+
+fn describe(iommu: &Iommu<Window>, description: &Description, is_verbose: bool) {
+    let kind = description.kind();
+    for (unit, devices) in iommu.units().iter().zip(description.devices()) {
+        let base = unit.base().0;
+        log::info!("IOMMU: {kind} at {base:#x}, {}", iommu.table().shape());
+        if is_verbose {
             log::info!(
-                "IOMMU: VT-d at {:#x}: {}; segment {}, {} devices named{rest}",
-                unit.base().0,
-                unit.caps(),
-                found.segment,
-                found.devices
+                "IOMMU: {kind} at {base:#x}: {}; {devices}",
+                unit.capabilities()
             );
         }
     }
-    if options.verbose || options.debug {
-        for r in &dmar.reserved {
+    if is_verbose {
+        for r in description.reserved() {
             log::info!(
                 "IOMMU: devices of segment {} keep {:#x}-{:#x}",
                 r.segment,

@@ -233,7 +233,7 @@ fn hypervisor<B: Backend>(boot: Boot, backend: B, cpus: u32) -> (Hypervisor<X86<
         found: platform.found,
         modules: loaded.modules,
         command_line: loaded.dom0_line,
-        remapping: Vec::new(),
+        remapping: iommu::Kept::default(),
     };
     (hv, parts)
 }

@@ -17,7 +17,7 @@ use crate::hvm::vioapic::{Backing, Identity, Vioapic, Vioapics};
 use crate::hypercall::{Ctx, Flow, call};
 use crate::hypervisor::{CpuState, Hypervisor, MAX_DOMAINS, MAX_UNITS, no_graves, no_units};
 use crate::iommu::dmar::{Dmar, UnitAt};
-use crate::iommu::{Found, Iommu};
+use crate::iommu::{Description, Found, Iommu};
 use crate::irq::HardwareDomain;
 use crate::mm::{AllocArgs, FrameInfo, FrameTable};
 use crate::p2m::{LeafLimit, M2p};
@@ -25,7 +25,7 @@ use crate::sched::credit2::{Config as Credit2Config, Credit2};
 use crate::sched::dense::IdPool;
 use crate::sched::{CpuTopology, Sched, Scheduler};
 use crate::sync::{Lock, Rank};
-use crate::testing::{FakeMachine, FakeMem, FakeUnit};
+use crate::testing::{FakeMachine, FakeMem, FakeUnit, NoFunctions};
 use crate::time::pvclock::WallClock;
 use crate::time::scale::TscClock;
 use crate::time::timers::Timers;
@@ -148,18 +148,20 @@ impl World {
     }
 
     fn remap(&self, unit: Arc<FakeUnit>) {
+        let dmar = Dmar {
+            address_bits: 48,
+            units: alloc::vec![UnitAt {
+                base: Maddr(0xfed9_0000),
+                segment: 0,
+                covers_rest: true,
+                devices: 0,
+            }],
+            reserved: alloc::vec::Vec::new(),
+        };
         let found = Found {
-            dmar: Dmar {
-                address_bits: 48,
-                units: alloc::vec![UnitAt {
-                    base: Maddr(0xfed9_0000),
-                    segment: 0,
-                    covers_rest: true,
-                    devices: 0,
-                }],
-                reserved: alloc::vec::Vec::new(),
-            },
+            description: &Description::Vtd(dmar),
             registers: alloc::vec![unit],
+            pci: &NoFunctions,
             memory: &[],
             segments: &[0],
         };
@@ -188,6 +190,7 @@ impl World {
         d.hardware = Some(alloc::boxed::Box::new(HardwareDomain::new(
             alloc::vec::Vec::new(),
             core::iter::once(OWNED..OWNED + 1).collect(),
+            &[],
         )));
         let pins = Identity {
             id: 1,

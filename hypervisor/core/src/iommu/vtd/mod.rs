@@ -7,10 +7,9 @@
 //! Source: Intel VT-d specification 4.1: 3.4 (tables of devices), 6.5.2 (queued invalidation), 7
 //! (faults), 9 (structures), 11.4 (registers).
 
-mod fault;
+mod record;
 mod regs;
 mod unit;
 
-pub use fault::Fault;
 pub use regs::Caps;
-pub use unit::{Trouble, Unit};
+pub use unit::Unit;

@@ -1,67 +1,19 @@
 //! One unit: brought up, told to forget, asked for faults.
 
-use core::fmt;
+use xen_abi::{Maddr, Mfn};
 
-use xen_abi::{Maddr, Mfn, Ns};
-
-use super::fault::Fault;
+use super::record;
 use super::regs::{Caps, Command, FECTL_IM, PMEN_PRS, at, device_entry, fsts, gcmd, root_entry};
+use crate::iommu::fault::Fault;
+use crate::iommu::queue::Queue;
 use crate::iommu::table::{DmaTable, Format, Shape};
+use crate::iommu::trouble::{Trouble, answer, wait};
 use crate::iommu::{Hardware, Registers};
 use crate::machine::FrameSource;
 use crate::sync::{Lock, Rank};
 
-/// A unit that does not answer for so long is broken: 1 s.
-const PATIENCE: u64 = 1_000_000_000;
-/// Commands that the queue's frame holds.
-const QUEUE: u32 = 256;
 /// Bytes of registers that are used.
 const REGISTERS: u32 = 4096;
-/// Looks at memory between two looks at the unit's registers.
-const LOOKS: u32 = 1024;
-
-/// Why a unit is of no use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// Nobody answers at that address.
-    Absent,
-    /// It takes no commands from a queue.
-    NoQueue,
-    /// Its fault records lie beyond its first page of registers.
-    FarRecords,
-    /// It has tables of neither 3 nor 4 levels.
-    Levels,
-    /// No frame for its tables.
-    NoMemory,
-    /// It did not do that in time.
-    Silent(&'static str),
-    /// It refused a command; its FSTS.
-    Refused(u32),
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Absent => f.write_str("no registers answer"),
-            Self::NoQueue => f.write_str("it has no queue for commands"),
-            Self::FarRecords => f.write_str("its fault records are beyond its first page"),
-            Self::Levels => f.write_str("it has page tables of neither 3 nor 4 levels"),
-            Self::NoMemory => f.write_str("there is no memory for its tables"),
-            Self::Silent(what) => write!(f, "it does not answer ({what})"),
-            Self::Refused(fsts) => write!(f, "it refuses a command (status {fsts:#x})"),
-        }
-    }
-}
-
-/// The queue of commands, and the word in which the unit says that it did them.
-#[derive(Debug)]
-struct Queue {
-    frame: Mfn,
-    tail: u32,
-    answer: Maddr,
-    /// What it answered last.
-    count: u32,
-}
 
 /// A unit.
 #[derive(Debug)]
@@ -91,18 +43,11 @@ impl<R: Registers> Unit<R> {
         if !caps.has_levels(3) && !caps.has_levels(4) {
             return Err(Trouble::Levels);
         }
-        let frame = || src.alloc_frames(0).ok_or(Trouble::NoMemory);
-        let queue = Queue {
-            frame: frame()?,
-            tail: 0,
-            answer: frame()?.maddr(),
-            count: 0,
-        };
         Ok(Self {
             regs,
             base,
             caps,
-            queue: Lock::new(Rank::Iommu, queue),
+            queue: Lock::new(Rank::Iommu, Queue::new(src)?),
         })
     }
 
@@ -185,10 +130,10 @@ impl<R: Registers> Unit<R> {
         self.once(hw, gcmd::SRTP, gcmd::SRTP, "root table")?;
         {
             let mut queue = self.queue.lock();
-            queue.tail = 0;
-            self.written(hw, queue.answer, 8);
+            queue.rewind();
+            self.written(hw, queue.answer(), 8);
             regs.write64(at::IQT, 0);
-            regs.write64(at::IQA, queue.frame.maddr().0);
+            regs.write64(at::IQA, queue.frame().maddr().0);
         }
         self.switch(hw, gcmd::QIE, true, "queue")?;
         self.run(hw, Command::AllDevices)?;
@@ -197,7 +142,7 @@ impl<R: Registers> Unit<R> {
         if self.caps.has_protected_memory() {
             // The firmware's protection until somebody translates: it would hold for dom0's devices.
             regs.write32(at::PMEN, 0);
-            self.wait(hw, "protected memory", || {
+            wait(hw, "protected memory", || {
                 regs.read32(at::PMEN) & PMEN_PRS == 0
             })?;
         }
@@ -264,10 +209,10 @@ impl<R: Registers> Unit<R> {
         for _ in 0..count {
             let record = self.caps.fault_records() + 16 * i;
             let high = regs.read64(record + 8);
-            let Some(fault) = Fault::decode(regs.read64(record), high) else {
+            let Some(fault) = record::decode(regs.read64(record), high) else {
                 break;
             };
-            regs.write32(record + 12, (Fault::IN_USE >> 32) as u32);
+            regs.write32(record + 12, (record::IN_USE >> 32) as u32);
             each(fault);
             i = (i + 1) % count;
         }
@@ -280,43 +225,31 @@ impl<R: Registers> Unit<R> {
         self.regs.read32(at::FSTS) & (fsts::PPF | fsts::PFO) != 0
     }
 
-    /// Gives a command to the unit and waits until it has done it.
+    #[inline]
     fn run(&self, hw: &impl Hardware, command: Command) -> Result<(), Trouble> {
+        self.give(hw, command.encode(self.caps))
+    }
+
+    /// Gives a command to the unit and waits until it has done it.
+    fn give(&self, hw: &impl Hardware, command: [u64; 2]) -> Result<(), Trouble> {
         let mut queue = self.queue.lock();
         if self.caps.needs_buffer_flush() {
             self.once(hw, gcmd::WBF, 0, "write buffer")?;
         }
-        let count = queue.count.wrapping_add(1);
-        queue.count = count;
+        let count = queue.next_count();
+        let at = queue.answer();
         self.push(hw, &mut queue, command);
-        let answer = queue.answer;
-        self.push(hw, &mut queue, Command::Wait(count, answer));
-        self.regs.write64(at::IQT, u64::from(queue.tail) << 4);
-        let end = hw.now().0.saturating_add(PATIENCE);
-        loop {
-            for _ in 0..LOOKS {
-                if hw.load32(answer) == count {
-                    return Ok(());
-                }
-                core::hint::spin_loop();
-            }
-            let status = self.regs.read32(at::FSTS);
-            if status & fsts::QUEUE != 0 {
-                return Err(Trouble::Refused(status));
-            }
-            if hw.now().0 > end {
-                return Err(Trouble::Silent("a command"));
-            }
-        }
+        self.push(hw, &mut queue, Command::Wait(count, at).encode(self.caps));
+        self.regs.write64(at::IQT, u64::from(queue.tail()));
+        answer(hw, at, count, || match self.regs.read32(at::FSTS) {
+            status if status & fsts::QUEUE != 0 => Err(Trouble::Refused(status)),
+            _ => Ok(()),
+        })
     }
 
-    fn push(&self, hw: &impl Hardware, queue: &mut Queue, command: Command) {
-        let to = Maddr(queue.frame.maddr().0 + 16 * u64::from(queue.tail));
-        let [low, high] = command.encode(self.caps);
-        hw.store64(Maddr(to.0 + 8), high);
-        hw.store64(to, low);
+    fn push(&self, hw: &impl Hardware, queue: &mut Queue, command: [u64; 2]) {
+        let to = queue.push(hw, command);
         self.written(hw, to, 16);
-        queue.tail = (queue.tail + 1) % QUEUE;
     }
 
     fn written(&self, hw: &impl Hardware, at: Maddr, len: usize) {
@@ -335,7 +268,7 @@ impl<R: Registers> Unit<R> {
     ) -> Result<(), Trouble> {
         let state = self.regs.read32(at::GSTS) & !gcmd::ONCE;
         self.regs.write32(at::GCMD, state | bit);
-        self.wait(hw, what, || self.regs.read32(at::GSTS) & bit == then)
+        wait(hw, what, || self.regs.read32(at::GSTS) & bit == then)
     }
 
     /// Switches something on or off that stays so.
@@ -352,22 +285,6 @@ impl<R: Registers> Unit<R> {
         }
         let new = if on { state | bit } else { state & !bit };
         self.regs.write32(at::GCMD, new);
-        self.wait(hw, what, || (self.regs.read32(at::GSTS) & bit != 0) == on)
-    }
-
-    fn wait(
-        &self,
-        hw: &impl Hardware,
-        what: &'static str,
-        is_done: impl Fn() -> bool,
-    ) -> Result<(), Trouble> {
-        let end = Ns(hw.now().0.saturating_add(PATIENCE));
-        while !is_done() {
-            if hw.now() > end {
-                return Err(Trouble::Silent(what));
-            }
-            core::hint::spin_loop();
-        }
-        Ok(())
+        wait(hw, what, || (self.regs.read32(at::GSTS) & bit != 0) == on)
     }
 }
