@@ -1,10 +1,10 @@
-//! `bench [--native-only] [--no-bochs] [--guests-only] [--operations-only] [--iommu]`: figures that do not depend on the load of the host.
+//! `bench [--native-only] [--no-bochs] [--guests-only] [--operations-only] [--iommu] [--iommu-amd]`: figures that do not depend on the load of the host.
 //!
 //! QEMU runs with `-icount`, where one instruction is one nanosecond of virtual
 //! time, on one CPU; a plugin counts what is executed, idle time excluded. In Bochs
 //! the TSC counts instructions. The same kernel without a hypervisor is measured beside
 //! it. Each figure stands beside Xen 4.20's and the goal; nothing fails here. With `--iommu` the
-//! guests' machine has VT-d, with its disk behind it.
+//! guests' machine has VT-d, with `--iommu-amd` AMD-Vi, and its disk is behind it.
 #![forbid(unsafe_code)]
 
 mod boot;
@@ -34,6 +34,8 @@ fn run() -> Result<()> {
     let layout = Layout::new()?;
     let machine = if has("--iommu") {
         "qemu-svm-iommu"
+    } else if has("--iommu-amd") {
+        "qemu-svm-amd-iommu"
     } else {
         "qemu-svm"
     };

@@ -52,7 +52,7 @@ pub struct Machine {
     /// Bochs' instructions per emulated second.
     #[serde(default)]
     pub ips: u64,
-    /// QEMU's VT-d with these properties, and all devices behind it.
+    /// QEMU's IOMMU: the device with its properties, and all others behind it.
     #[serde(default)]
     pub iommu: Option<String>,
     /// Timeouts are divided by this.

@@ -40,8 +40,8 @@ fn machine(boot: &Boot, dir: &Path) -> Result<Command> {
     command.args(["-machine", &machine.chipset, "-accel", &machine.accelerator]);
     command.args(["-cpu", &machine.cpu, "-m", &format!("{}M", machine.memory)]);
     command.args(["-smp", &machine.cpus.to_string()]);
-    if let Some(properties) = &machine.iommu {
-        command.args(["-device", &format!("intel-iommu,{properties}")]);
+    if let Some(device) = &machine.iommu {
+        command.args(["-device", device]);
     }
     command.args([
         "-display",
@@ -201,7 +201,7 @@ mod tests {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
         assert!(!text.contains("-initrd") && !text.contains("iommu"));
-        boot.machine.iommu = Some("aw-bits=48".to_owned());
+        boot.machine.iommu = Some("intel-iommu,aw-bits=48".to_owned());
         boot.disks[0].bus = DiskBus::Virtio;
         let text = boot_image::step::describe(&command(&boot, Path::new("/tmp")).unwrap());
         assert!(text.contains("-device intel-iommu,aw-bits=48"), "{text}");

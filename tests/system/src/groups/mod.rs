@@ -120,6 +120,11 @@ pub(crate) const GROUPS: &[Group] = &[
         "SVM with VT-d: guests' pages under DMA, devices confined, options",
         domu::iommu,
     ),
+    short(
+        "iommu-amd",
+        "SVM with AMD-Vi: the same as group iommu",
+        domu::iommu_amd,
+    ),
     long(
         "iommu-48",
         "SVM with VT-d: the same with 4 levels and caching mode",

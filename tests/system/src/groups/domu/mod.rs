@@ -14,7 +14,7 @@ use harness::{Machine, Report};
 use crate::env::{Dom0, Env, Linux};
 use host::Host;
 
-pub(crate) use iommu::{iommu, iommu_48};
+pub(crate) use iommu::{iommu, iommu_48, iommu_amd};
 
 pub(crate) use harm::{svm as hostile_svm, svm_long as hostile_svm_long, vmx as hostile_vmx};
 
