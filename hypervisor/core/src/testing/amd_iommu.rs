@@ -80,6 +80,7 @@ impl FakeAmdUnit {
             event_tail: 0x60,
             // The firmware had it forget nothing.
             devices: core::iter::once((0x10, [3 | 1 << 61 | 1 << 62, 7, 0, 0])).collect(),
+            tlb: core::iter::once((0x90001, (Mfn(7), true, true))).collect(),
             ..State::default()
         };
         Arc::new(Self {
