@@ -90,7 +90,11 @@ impl<R: Registers> Unit<R> {
         src: &(impl FrameSource + ?Sized),
         tables: &DmaTable,
     ) -> Result<(), String> {
-        either!(self, u => u.start(hw, src, tables)).map_err(|e| self.said(e))
+        let done = either!(self, u => u.bring_up(hw, src, tables));
+        if done.is_err() {
+            self.stop(hw);
+        }
+        done.map_err(|e| self.said(e))
     }
 
     /// Lets devices through again, untranslated.

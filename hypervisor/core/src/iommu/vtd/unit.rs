@@ -98,21 +98,8 @@ impl<R: Registers> Unit<R> {
     /// Makes it translate through `tables`: from now on devices reach what these map.
     ///
     /// # Errors
-    /// What it did not do. It is off then.
-    pub fn start(
-        &self,
-        hw: &impl Hardware,
-        src: &(impl FrameSource + ?Sized),
-        tables: &DmaTable,
-    ) -> Result<(), Trouble> {
-        let done = self.bring_up(hw, src, tables);
-        if done.is_err() {
-            self.stop(hw);
-        }
-        done
-    }
-
-    fn bring_up(
+    /// What it did not do. It has to be stopped then.
+    pub fn bring_up(
         &self,
         hw: &impl Hardware,
         src: &(impl FrameSource + ?Sized),
