@@ -16,8 +16,9 @@ use xen_abi::{Ns, PcpuId, VcpuId};
 
 use crate::domain::vcpu::{NO_CPU, attention, stop};
 use crate::domain::{Domain, HwVcpu, Vcpu};
-use crate::hvm::backend::HvmBackend;
+use crate::hvm::backend::{Exit, HvmBackend};
 use crate::hvm::exit::{self, Next};
+use crate::hvm::intr;
 use crate::hypervisor::{CpuState, Hypervisor, work};
 use crate::machine::Machine;
 use crate::sched::{Decision, Readiness, Request, Scheduler, UnitId};
@@ -136,19 +137,33 @@ fn work_off<M: Machine>(
 #[inline(always)]
 fn step<M: Machine>(hv: &Hypervisor<M>, cpu: &CpuState, l: &mut Loaded<M>) -> Next {
     // After `running_on` was stored: whoever saw the old value has set its bit by now.
-    if l.v.attention.load(Ordering::SeqCst) != 0
-        && let Some(next) = crate::hvm::intr::attend(hv, &l.d, &l.v, &mut l.hw)
-    {
-        return next;
-    }
-    crate::sync::assert_none_held();
-    let exit = hv.machine.hvm().run(&mut l.hw);
+    let exit = if l.v.attention.load(Ordering::SeqCst) != 0 {
+        match attend_and_run(hv, l) {
+            Ok(exit) => exit,
+            Err(next) => return next,
+        }
+    } else {
+        crate::sync::assert_none_held();
+        hv.machine.hvm().run(&mut l.hw)
+    };
     // Only this CPU writes it.
     cpu.exits.store(
         cpu.exits.load(Ordering::Relaxed).wrapping_add(1),
         Ordering::Relaxed,
     );
     exit::handle(hv, &l.d, &l.v, &mut l.hw, exit)
+}
+
+/// The entry when something waits. An error: the guest is not entered.
+#[inline(never)]
+fn attend_and_run<M: Machine>(hv: &Hypervisor<M>, l: &mut Loaded<M>) -> Result<Exit, Next> {
+    if let Some(next) = intr::attend(hv, &l.d, &l.v, &mut l.hw) {
+        return Err(next);
+    }
+    crate::sync::assert_none_held();
+    let exit = hv.machine.hvm().run(&mut l.hw);
+    intr::end_loan(hv, &l.v, &mut l.hw);
+    Ok(exit)
 }
 
 fn idle<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {

@@ -322,7 +322,11 @@ pub const OPT_IN: FeatureSet = FeatureSet::of(&[
 ]);
 
 /// Features that the hypervisor provides itself, so that guests may have them on any host.
-pub const EMULATED: FeatureSet = FeatureSet::of(&[f::X2APIC, f::HYPERVISOR, f::TSC_DEADLINE]);
+///
+/// With `TSC_ADJUST` beside an invariant TSC Linux believes the TSC, and ends the watchdog that it
+/// otherwise runs twice a second in every guest (`check_system_tsc_reliable`).
+pub const EMULATED: FeatureSet =
+    FeatureSet::of(&[f::X2APIC, f::HYPERVISOR, f::TSC_DEADLINE, f::TSC_ADJUST]);
 
 /// What is needed, and what needs it (Intel SDM volume 1, chapters 13 to 16; AMD APM volume 3, appendix D).
 const DEPENDENCIES: &[(Feature, &[Feature])] = &[

@@ -318,6 +318,17 @@ pub trait HvmBackend: Sized + Send + Sync + 'static {
     fn can_nmi(&self, v: &Self::Vcpu) -> bool;
     /// Asks for [`Exit::InterruptWindow`] as soon as [`HvmBackend::can_interrupt`] would be true.
     fn request_window(&self, v: &mut Self::Vcpu, on: bool);
+    /// Whether [`HvmBackend::offer`] works now. Never where it is not overridden.
+    fn can_offer(&self, _v: &Self::Vcpu) -> bool {
+        false
+    }
+    /// Lets the guest take an interrupt as soon as its RFLAGS.IF and CR8 allow it, without an exit
+    /// before. Until the next exit only, after which [`HvmBackend::end_offer`] has to be asked.
+    fn offer(&self, _v: &mut Self::Vcpu, _vector: u8) {}
+    /// Ends what [`HvmBackend::offer`] began: the vector, and whether the guest has taken it.
+    fn end_offer(&self, _v: &mut Self::Vcpu) -> Option<(u8, bool)> {
+        None
+    }
     /// Asks for [`Exit::NmiWindow`].
     fn request_nmi_window(&self, v: &mut Self::Vcpu, on: bool);
     /// Task priority that the guest set through CR8 (bits 0-3), and the way to set it.

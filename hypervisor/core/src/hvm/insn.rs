@@ -3,6 +3,11 @@
 //! The opcode is known from the exit; only prefixes can stand before it.  The bytes
 //! are fetched through the guest's page tables; the common case, no prefix, is one
 //! compare.  A wrong answer can only make the guest itself go astray.
+//!
+//! An instruction of the guest's kernel that had no prefix is believed to have none
+//! when it exits again, for the reason that all address spaces of a guest have the same
+//! kernel: looking costs a third of a whole hypercall.  User code is looked at each time,
+//! so that nothing a process does leads the kernel astray.
 
 use super::backend::{HvmBackend, Insn, Reg, Seg};
 use crate::domain::{Domain, HwVcpu};
@@ -37,6 +42,15 @@ const fn reason(i: Insn, rip: u64) -> usize {
     }
 }
 
+/// Which place it is remembered in: hypercalls and halts by themselves, as above.
+const fn slot(i: Insn, rip: u64) -> usize {
+    match i {
+        Insn::Hypercall => 0,
+        Insn::Hlt => 1,
+        _ => 8 | (rip ^ rip >> 3) as usize & 7,
+    }
+}
+
 const fn is_prefix(b: u8, is_long: bool) -> bool {
     matches!(
         b,
@@ -63,6 +77,17 @@ pub(crate) fn next_rip<M: Machine>(
     hw: &HwVcpu<M>,
     i: Insn,
 ) -> Option<u64> {
+    let rip = hv.machine.hvm().get(hw, Reg::Rip);
+    let plain = <M::Hvm as HvmBackend>::leaves(hw).plain(slot(i, rip));
+    if plain.get() == rip && super::memory::cpl(hv, hw) == 0 {
+        return Some(rip.wrapping_add(u64::from(opcode(i).1)));
+    }
+    look(hv, d, hw, i)
+}
+
+/// Looks at the instruction.
+#[inline(never)]
+fn look<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, hw: &HwVcpu<M>, i: Insn) -> Option<u64> {
     let hvm = hv.machine.hvm();
     let rip = hvm.get(hw, Reg::Rip);
     let (code, len) = opcode(i);
@@ -74,6 +99,11 @@ pub(crate) fn next_rip<M: Machine>(
         None
     };
     if word.is_some_and(|word| word & mask.wrapping_sub(1) == code) {
+        if super::memory::cpl(hv, hw) == 0 {
+            <M::Hvm as HvmBackend>::leaves(hw)
+                .plain(slot(i, rip))
+                .set(rip);
+        }
         return Some(rip.wrapping_add(u64::from(len)));
     }
     careful(hv, d, hw, i)

@@ -67,7 +67,9 @@ fn interrupts<M: Machine>(
 ) {
     let hvm = hv.machine.hvm();
     if !hvm.can_interrupt(hw) {
-        hvm.request_window(hw, true);
+        if a & attention::UPCALL != 0 || !hvm.can_offer(hw) || !lend(hv, v, hw) {
+            hvm.request_window(hw, true);
+        }
         return;
     }
     if a & attention::UPCALL != 0 {
@@ -87,16 +89,37 @@ fn interrupts<M: Machine>(
         super::msr_exit::sync_tpr(hv, v, hw);
         v.attention.fetch_and(!attention::LAPIC, Ordering::SeqCst);
         if let Some(vector) = v.lapic.highest_pending() {
+            // Others wait behind it until its EOI. One that comes from now on says so.
             v.lapic.ack(vector);
             hvm.inject(hw, Event::Interrupt(vector.0));
-            // Others may wait behind it; they are looked at when it ends or the window opens.
-            if v.lapic.highest_pending().is_some() {
-                v.attention.fetch_or(attention::LAPIC, Ordering::SeqCst);
-                hvm.request_window(hw, true);
-            }
         } else if let Some(class) = v.lapic.held_by_tpr() {
             // The guest may lower CR8 without an exit.
             hvm.request_tpr_window(hw, class);
+        }
+    }
+}
+
+/// Lends the guest an interrupt of the APIC that it cannot take yet. False when there is none.
+fn lend<M: Machine>(hv: &Hypervisor<M>, v: &Vcpu<M>, hw: &mut HwVcpu<M>) -> bool {
+    super::msr_exit::sync_tpr(hv, v, hw);
+    // Whoever requests another one from here on has to make the vCPU exit.
+    v.attention.fetch_and(!attention::LAPIC, Ordering::SeqCst);
+    let Some(vector) = v.lapic.highest_pending() else {
+        v.attention.fetch_or(attention::LAPIC, Ordering::SeqCst);
+        return false;
+    };
+    v.lapic.lend(vector);
+    hv.machine.hvm().offer(hw, vector.0);
+    true
+}
+
+/// After an exit: what became of the interrupt that was lent.
+#[inline(always)]
+pub(crate) fn end_loan<M: Machine>(hv: &Hypervisor<M>, v: &Vcpu<M>, hw: &mut HwVcpu<M>) {
+    if let Some((vector, is_taken)) = hv.machine.hvm().end_offer(hw) {
+        v.lapic.end_loan(Vector(vector), is_taken);
+        if !is_taken {
+            v.attention.fetch_or(attention::LAPIC, Ordering::SeqCst);
         }
     }
 }

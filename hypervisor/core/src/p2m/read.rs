@@ -135,6 +135,13 @@ impl LeafCache {
         self.trails.of_code(reason)
     }
 
+    /// Where the address of an instruction is remembered; nothing forgets it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plain(&self, slot: usize) -> &Cell<u64> {
+        self.trails.plain(slot)
+    }
+
     /// Where the way to a page of data is remembered.
     #[inline(always)]
     #[must_use]

@@ -158,10 +158,12 @@ impl Pair {
 pub(super) struct Trails {
     code: [Trail; CODE],
     data: [Pair; DATA],
+    plain: [Cell<u64>; PLAIN],
 }
 
 const CODE: usize = 8;
 const DATA: usize = 4;
+const PLAIN: usize = 16;
 
 impl Trails {
     pub(super) const fn new() -> Self {
@@ -173,7 +175,15 @@ impl Trails {
                     next: Cell::new(0),
                 }
             }; DATA],
+            plain: [const { Cell::new(u64::MAX) }; PLAIN],
         }
+    }
+
+    /// Linear address of one instruction of the guest's kernel, for whoever looked at it to
+    /// remember; `u64::MAX` at first.
+    #[inline(always)]
+    pub(super) const fn plain(&self, slot: usize) -> &Cell<u64> {
+        &self.plain[slot % PLAIN]
     }
 
     /// Where the trail to code is that is looked for because of `reason`.

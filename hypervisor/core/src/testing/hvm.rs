@@ -22,6 +22,10 @@ pub struct FakeVcpu {
     pub wants_window: bool,
     /// [`HvmBackend::request_tpr_window`].
     pub tpr_window: u8,
+    /// [`HvmBackend::can_offer`], as long as the guest's interrupts are off.
+    pub can_offer: bool,
+    /// [`HvmBackend::offer`], and whether it is taken.
+    pub offered: Option<(u8, bool)>,
     /// [`HvmBackend::set_pdptes`].
     pub pdptes: [u64; 4],
     cr8: u8,
@@ -57,6 +61,8 @@ impl HvmBackend for FakeHvm {
             interrupted: None,
             wants_window: false,
             tpr_window: 0,
+            can_offer: false,
+            offered: None,
             pdptes: [0; 4],
             cr8: 0,
             frame,
@@ -118,6 +124,15 @@ impl HvmBackend for FakeHvm {
     }
     fn request_window(&self, v: &mut FakeVcpu, on: bool) {
         v.wants_window = on;
+    }
+    fn can_offer(&self, v: &FakeVcpu) -> bool {
+        v.can_offer && v.injected.is_none()
+    }
+    fn offer(&self, v: &mut FakeVcpu, vector: u8) {
+        v.offered = Some((vector, false));
+    }
+    fn end_offer(&self, v: &mut FakeVcpu) -> Option<(u8, bool)> {
+        v.offered.take()
     }
     fn request_nmi_window(&self, _: &mut FakeVcpu, _: bool) {}
     fn cr8(&self, v: &FakeVcpu) -> u8 {

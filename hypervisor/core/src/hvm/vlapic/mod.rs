@@ -337,6 +337,22 @@ impl Vlapic {
         self.ppr.store(class(vector.0), Ordering::Relaxed);
     }
 
+    /// The CPU may take `vector` (from [`Vlapic::highest_pending`]) while nobody looks: it is no
+    /// longer requested, so that a request that comes after that is not lost.
+    pub fn lend(&self, vector: Vector) {
+        self.irr.remove(vector.0);
+    }
+
+    /// What became of the vector that was lent: taken, or requested still.
+    pub fn end_loan(&self, vector: Vector, is_taken: bool) {
+        if is_taken {
+            self.isr.insert_owned(vector.0);
+            self.ppr.store(class(vector.0), Ordering::Relaxed);
+        } else {
+            self.irr.insert(vector.0);
+        }
+    }
+
     /// End of the highest interrupt in service. `Some` when it was level-triggered: tell the IO-APICs.
     #[inline]
     pub fn eoi(&self) -> Option<Vector> {

@@ -4,13 +4,13 @@ use core::sync::atomic::Ordering;
 
 use xen_abi::vcpu::{VCPUOP_down, VCPUOP_is_up};
 use xen_abi::xen::__HYPERVISOR_vcpu_op;
-use xen_abi::{DomId, Gfn, Gpa, VcpuId};
+use xen_abi::{DomId, Gfn, Gpa, VcpuId, Vector};
 
 use super::world::OWNED;
 use super::{ARG, FRAMES, World};
 use crate::domain::vcpu::{attention, stop};
 use crate::hvm::backend::{HvmBackend, Seg};
-use crate::hvm::intr::Bus;
+use crate::hvm::intr::{self, Bus};
 use crate::hvm::vlapic::message::{ApicBus, Signal};
 use crate::machine::{FrameMem, Machine};
 use crate::time::timers::TimerKind;
@@ -101,16 +101,48 @@ fn a_startup_ipi_right_behind_init_is_not_lost() {
     bus.signal(VcpuId(1), Signal::Init);
     bus.signal(VcpuId(1), Signal::Startup { page: 0x9a });
     let mut hw = v.hw.lock().take().unwrap();
-    assert_eq!(crate::hvm::intr::attend(&w.hv, &d, &v, &mut hw), None);
+    assert_eq!(intr::attend(&w.hv, &d, &v, &mut hw), None);
     assert_eq!(w.hv.machine.hvm().segment(&hw, Seg::Cs).base, 0x9_a000);
     assert!(v.is_runnable());
     // INIT alone waits, and a start-up IPI after it wakes.
     bus.signal(VcpuId(1), Signal::Init);
-    let next = crate::hvm::intr::attend(&w.hv, &d, &v, &mut hw);
+    let next = intr::attend(&w.hv, &d, &v, &mut hw);
     assert_eq!(next, Some(crate::hvm::exit::Next::Stop));
     assert!(v.is_down());
     bus.signal(VcpuId(1), Signal::Startup { page: 1 });
     assert!(!v.is_down());
+}
+
+#[test]
+fn an_interrupt_on_loan_is_taken_once_and_no_request_is_lost() {
+    const VECTOR: Vector = Vector(0x61);
+    let w = World::sized(2, 1);
+    let (v, d) = (w.vcpu(0), w.dom0());
+    let bus = Bus { hv: &w.hv, d: &d };
+    let mut hw = v.hw.lock().take().unwrap();
+    hw.can_offer = true;
+    let waits = || v.attention.load(Ordering::SeqCst) & attention::LAPIC != 0;
+    let mut enter = |is_taken: bool| {
+        assert_eq!(intr::attend(&w.hv, &d, &v, &mut hw), None);
+        assert_eq!(hw.offered, Some((VECTOR.0, false)));
+        assert!(!hw.wants_window && !waits());
+        hw.offered = Some((VECTOR.0, is_taken));
+        // From a device while the guest runs: the vCPU has to be told, whatever became of the first.
+        bus.post(VcpuId(0), VECTOR);
+        assert!(waits());
+        intr::end_loan(&w.hv, &v, &mut hw);
+    };
+    bus.post(VcpuId(0), VECTOR);
+    enter(false);
+    assert_eq!(v.lapic.ppr(), 0, "not in service");
+    assert_eq!(v.lapic.highest_pending(), Some(VECTOR));
+    assert!(waits());
+    enter(true);
+    assert_eq!(v.lapic.ppr(), 0x60, "in service");
+    assert_eq!(v.lapic.highest_requested(), Some(VECTOR), "once more");
+    assert_eq!(v.lapic.highest_pending(), None, "but not now");
+    assert_eq!(v.lapic.eoi(), None);
+    assert_eq!(v.lapic.highest_pending(), Some(VECTOR));
 }
 
 #[test]

@@ -13,6 +13,9 @@
 //!   guest is then interrupted in the first instruction of its handler, where no kernel expects
 //!   it. There, interrupts go in as virtual interrupts that are not intercepted ("offers"). The
 //!   field is then not free for a window; IRET is intercepted instead, and any exit frees it.
+//!   One that the guest cannot take yet may go in the same way, on loan: its priority then is its
+//!   own instead of the highest, so that the TPR counts, and after the exit it is taken or it is
+//!   withdrawn. That saves the exit of a window.
 
 use radon_core::hvm::backend::Event;
 use x86_defs::vmcb::{Vmcb, clean, event, intercept1, vintr};
@@ -36,6 +39,17 @@ pub(super) enum NmiState {
     AtIret(u64),
     /// Being stepped over the IRET; the guest's own TF and RF bits are kept here.
     Stepping(u64),
+}
+
+/// An offer that can be withdrawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loan {
+    /// The interrupt that is offered, if any, is the guest's.
+    None,
+    /// This vector waits in the field.
+    Waits(u8),
+    /// The guest has taken this one.
+    Taken(u8),
 }
 
 /// EVENTINJ for an event.
@@ -98,9 +112,9 @@ fn set_window(vmcb: &mut Vmcb, virtual_interrupt: u64) {
 }
 
 /// The field with a virtual interrupt that the guest takes as soon as it can, without an exit.
-const fn offering(field: u64, vector: u8) -> u64 {
+const fn offering(field: u64, virtual_interrupt: u64, vector: u8) -> u64 {
     field & !(ANY_PRIORITY | vintr::V_INTR_VECTOR)
-        | ANY_PRIORITY
+        | virtual_interrupt
         | (vector as u64) << vintr::V_INTR_VECTOR_SHIFT
 }
 
@@ -157,10 +171,14 @@ impl SvmVcpu {
 
     #[cold]
     fn offer(&mut self, vector: u8) {
+        self.offer_by(ANY_PRIORITY, vector);
+    }
+
+    fn offer_by(&mut self, virtual_interrupt: u64, vector: u8) {
         self.offered = Some(vector);
         let vmcb = self.vmcb_mut();
         set_window(vmcb, 0);
-        vmcb.control.vintr = offering(vmcb.control.vintr, vector);
+        vmcb.control.vintr = offering(vmcb.control.vintr, virtual_interrupt, vector);
         if self.wants_any_window() {
             self.update_windows();
         }
@@ -173,10 +191,45 @@ impl SvmVcpu {
 
     fn settle_offer(&mut self) {
         let control = &self.vmcb().control;
-        if let Some(vector) = self.offered
-            && was_taken(control.vintr, control.exit_int_info, vector)
-        {
+        let (field, interrupted) = (control.vintr, control.exit_int_info);
+        let Some(vector) = self.offered else { return };
+        if self.loan == Loan::Waits(vector) && field & vintr::V_IRQ == 0 {
+            // From here on it is as if it had been the guest's from the first.
+            self.loan = Loan::Taken(vector);
+        }
+        if was_taken(field, interrupted, vector) {
             self.end_offer();
+        }
+    }
+
+    /// Whether nothing but RFLAGS.IF keeps the guest from an interrupt, and nothing else needs the
+    /// field.
+    pub(super) fn can_lend(&self) -> bool {
+        self.offers
+            && self.offered.is_none()
+            && self.nmi == NmiState::Open
+            && !self.wants_nmi_window
+            && self.wants_tpr_window == 0
+            && !self.is_deaf()
+    }
+
+    /// Offers an interrupt that the guest cannot take yet, instead of a window.
+    pub(super) fn lend(&mut self, vector: u8) {
+        self.wants_window = false;
+        self.loan = Loan::Waits(vector);
+        self.offer_by(above_tpr(vector >> 4, self.is_priority_lenient), vector);
+    }
+
+    /// What became of it.
+    #[inline]
+    pub(super) fn end_loan(&mut self) -> Option<(u8, bool)> {
+        match core::mem::replace(&mut self.loan, Loan::None) {
+            Loan::None => None,
+            Loan::Taken(vector) => Some((vector, true)),
+            Loan::Waits(vector) => {
+                self.end_offer();
+                Some((vector, false))
+            }
         }
     }
 
@@ -374,9 +427,11 @@ mod tests {
 
     #[test]
     fn an_offer_stands_until_it_is_taken() {
-        let field = offering(vintr::V_INTR_MASKING | 5, 0xf3);
+        let field = offering(vintr::V_INTR_MASKING | 5, ANY_PRIORITY, 0xf3);
         assert_eq!(field, 0xf3_011f_0105);
-        assert_eq!(offering(field, 0x30), 0x30_011f_0105);
+        assert_eq!(offering(field, ANY_PRIORITY, 0x30), 0x30_011f_0105);
+        // On loan, it respects the TPR.
+        assert_eq!(offering(field, above_tpr(3, false), 0x30), 0x30_0103_0105);
         let taken = field & !vintr::V_IRQ;
         assert!(!was_taken(field, 0, 0xf3));
         assert!(was_taken(taken, 0, 0xf3));

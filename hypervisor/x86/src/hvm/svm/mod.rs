@@ -262,6 +262,19 @@ impl HvmBackend for Svm {
         Self::want_window(v, on);
     }
 
+    fn can_offer(&self, v: &SvmVcpu) -> bool {
+        v.can_lend()
+    }
+
+    fn offer(&self, v: &mut SvmVcpu, vector: u8) {
+        v.lend(vector);
+    }
+
+    #[inline]
+    fn end_offer(&self, v: &mut SvmVcpu) -> Option<(u8, bool)> {
+        v.end_loan()
+    }
+
     fn request_nmi_window(&self, v: &mut SvmVcpu, on: bool) {
         Self::want_nmi_window(v, on);
     }

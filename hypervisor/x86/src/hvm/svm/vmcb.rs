@@ -17,7 +17,7 @@ use xen_abi::Mfn;
 use super::Svm;
 use super::bitmaps::SvmDomain;
 use super::cap::SvmCaps;
-use super::intr::NmiState;
+use super::intr::{Loan, NmiState};
 use crate::directmap;
 use crate::hvm::debugreg::DebugRegs;
 use crate::hvm::tag::Tag;
@@ -55,6 +55,8 @@ pub struct SvmVcpu {
     pub(super) offers: bool,
     /// The virtual interrupt that is on its way to the guest.
     pub(super) offered: Option<u8>,
+    /// Whether it is only lent.
+    pub(super) loan: Loan,
     pub(super) wants_window: bool,
     pub(super) wants_nmi_window: bool,
     /// Class of an interrupt that waits for the guest to lower its CR8; 0: none.
@@ -101,6 +103,7 @@ impl SvmVcpu {
             nmi: NmiState::Open,
             offers: svm.caps.injects_twice,
             offered: None,
+            loan: Loan::None,
             wants_window: false,
             wants_nmi_window: false,
             wants_tpr_window: 0,

@@ -68,7 +68,11 @@ impl Actor<'_> {
             crate::hvm::exit::handle(hv, &a.d, &a.v, hw, exit);
             hw.interrupted = None;
             hw.injected = None;
+            let (can_offer, is_taken) = (a.rng.once_in(2), a.rng.once_in(2));
+            hw.can_offer = can_offer;
             crate::hvm::intr::attend(hv, &a.d, &a.v, hw);
+            hw.offered = hw.offered.map(|(vector, _)| (vector, is_taken));
+            crate::hvm::intr::end_loan(hv, &a.v, hw);
             hw.injected = None;
             long_mode(&a.s.w, hw);
             hv.machine.hvm().set(hw, Reg::Cr0, 0);
