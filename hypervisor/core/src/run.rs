@@ -137,15 +137,15 @@ fn work_off<M: Machine>(
 #[inline(always)]
 fn step<M: Machine>(hv: &Hypervisor<M>, cpu: &CpuState, l: &mut Loaded<M>) -> Next {
     // After `running_on` was stored: whoever saw the old value has set its bit by now.
-    let exit = if l.v.attention.load(Ordering::SeqCst) != 0 {
-        match attend_and_run(hv, l) {
-            Ok(exit) => exit,
-            Err(next) => return next,
+    let mut exit = Exit::Interrupt;
+    if l.v.attention.load(Ordering::SeqCst) != 0 {
+        if let Some(next) = attend_and_run(hv, l, &mut exit) {
+            return next;
         }
     } else {
         crate::sync::assert_none_held();
-        hv.machine.hvm().run(&mut l.hw)
-    };
+        exit = hv.machine.hvm().run(&mut l.hw);
+    }
     // Only this CPU writes it.
     cpu.exits.store(
         cpu.exits.load(Ordering::Relaxed).wrapping_add(1),
@@ -154,16 +154,20 @@ fn step<M: Machine>(hv: &Hypervisor<M>, cpu: &CpuState, l: &mut Loaded<M>) -> Ne
     exit::handle(hv, &l.d, &l.v, &mut l.hw, exit)
 }
 
-/// The entry when something waits. An error: the guest is not entered.
+/// The entry when something waits. `Some` when the guest is not entered.
 #[inline(never)]
-fn attend_and_run<M: Machine>(hv: &Hypervisor<M>, l: &mut Loaded<M>) -> Result<Exit, Next> {
+fn attend_and_run<M: Machine>(
+    hv: &Hypervisor<M>,
+    l: &mut Loaded<M>,
+    exit: &mut Exit,
+) -> Option<Next> {
     if let Some(next) = intr::attend(hv, &l.d, &l.v, &mut l.hw) {
-        return Err(next);
+        return Some(next);
     }
     crate::sync::assert_none_held();
-    let exit = hv.machine.hvm().run(&mut l.hw);
+    *exit = hv.machine.hvm().run(&mut l.hw);
     intr::end_loan(hv, &l.v, &mut l.hw);
-    Ok(exit)
+    None
 }
 
 fn idle<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {

@@ -132,6 +132,22 @@ pub struct Decision {
     pub kick: CpuMask,
 }
 
+impl Decision {
+    /// Nobody runs, and nothing else either: the default again, for one that is used again.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        self.next = None;
+        self.slice_end = None;
+        self.evict = None;
+        self.has_migrated = false;
+        self.started = None;
+        // Mostly it is.
+        if !self.kick.is_empty() {
+            self.kick = CpuMask::default();
+        }
+    }
+}
+
 /// `XEN_SCHEDULER_CREDIT2`.
 pub const XEN_SCHEDULER_CREDIT2: u32 = 6;
 /// `XEN_SCHEDULER_NULL`.

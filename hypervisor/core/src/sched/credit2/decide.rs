@@ -29,7 +29,7 @@ impl Rq {
         d: &mut Decision,
     ) {
         let bit = 1u64 << m.cpu;
-        *d = Decision::default();
+        d.clear();
         if m.now.0 >= self.refill_at {
             // This CPU is here already, the others may be needed.
             self.tickled |= bit;

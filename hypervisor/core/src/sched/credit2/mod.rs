@@ -382,11 +382,11 @@ impl Scheduler for Credit2 {
         d: &mut Decision,
     ) {
         let Some((home, index)) = self.home_of(cpu) else {
-            *d = Decision::default();
+            d.clear();
             return;
         };
         let Some(shared) = self.rqs.get(home as usize) else {
-            *d = Decision::default();
+            d.clear();
             return;
         };
         let moment = Moment {

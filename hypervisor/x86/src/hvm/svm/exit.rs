@@ -1,7 +1,7 @@
 //! From the VMCB to an [`Exit`].
 //!
 //! [`decode`] is pure. What needs the machine (host interrupts, windows, debug registers, the
-//! guards of XSA-156) happens in [`Svm::run_once`] before it.
+//! guards of XSA-156) happens in [`Svm::run_until_exit`] before it.
 
 use radon_core::hvm::backend::{Access, Event, Exit, IoExit};
 use x86_defs::msr;
@@ -76,9 +76,33 @@ fn decode_io(info1: u64, next_rip: u64) -> IoExit {
 }
 
 impl Svm {
-    /// One entry. `None`: the exit was the backend's own, enter again.
+    /// Enters the guest, again and again while the exits are the backend's own.
     #[inline]
-    pub(super) fn run_once(&self, v: &mut SvmVcpu) -> Option<Exit> {
+    pub(super) fn run_until_exit(&self, v: &mut SvmVcpu) -> Exit {
+        loop {
+            let (exit_code, info1, info2) = Self::run_once(v);
+            // The frequent ones apart: their consumer then needs no table for them either.
+            match exit_code {
+                code::INTR => {
+                    host::interrupt_window();
+                    return Exit::Interrupt;
+                }
+                code::VMMCALL => return Exit::Hypercall,
+                code::HLT => return Exit::Hlt,
+                _ => {}
+            }
+            if !is_ours(exit_code) {
+                return decode(exit_code, info1, info2);
+            }
+            if let Some(exit) = self.handle_ours(v, exit_code, info1) {
+                return exit;
+            }
+        }
+    }
+
+    /// One entry; the code of the exit, and what the hardware says of it.
+    #[inline]
+    fn run_once(v: &mut SvmVcpu) -> (u64, u64, u64) {
         let (rax, rsp) = (v.regs.rax, v.regs.rsp);
         let save = &mut v.vmcb_mut().save;
         save.rax = rax;
@@ -97,27 +121,14 @@ impl Svm {
         control.clean = clean_mask;
         control.event_inj = 0;
         control.tlb_control = tlb_control::NONE;
-        let (exit_code, info1, info2) = (control.exit_code, control.exit_info1, control.exit_info2);
+        let exit = (control.exit_code, control.exit_info1, control.exit_info2);
         let interrupted = control.exit_int_info & event::VALID != 0;
         v.regs.rax = rax;
         v.regs.rsp = rsp;
         if interrupted || v.offered.is_some() {
             v.settle_events();
         }
-        // The frequent ones apart: their consumer then needs no table for them either.
-        match exit_code {
-            code::INTR => {
-                host::interrupt_window();
-                return Some(Exit::Interrupt);
-            }
-            code::VMMCALL => return Some(Exit::Hypercall),
-            code::HLT => return Some(Exit::Hlt),
-            _ => {}
-        }
-        if is_ours(exit_code) {
-            return self.handle_ours(v, exit_code, info1);
-        }
-        Some(decode(exit_code, info1, info2))
+        exit
     }
 
     /// Exits that need more than a translation.

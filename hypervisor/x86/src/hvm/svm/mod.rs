@@ -307,11 +307,7 @@ impl HvmBackend for Svm {
 
     #[inline]
     fn run(&self, v: &mut SvmVcpu) -> Exit {
-        loop {
-            if let Some(exit) = self.run_once(v) {
-                return exit;
-            }
-        }
+        self.run_until_exit(v)
     }
 
     fn dump(&self, v: &SvmVcpu, out: &mut dyn Write) -> fmt::Result {
