@@ -39,6 +39,8 @@ pub mod work {
     pub const DUMP: u32 = 16;
     /// A device did what it may not.
     pub const DMA_FAULT: u32 = 32;
+    /// The vCPU whose state is loaded here was woken, and runs ([`super::CpuState::resumed`]).
+    pub const RESUME: u32 = 64;
 }
 
 /// What the run loop of one CPU shares with others. Padded to its own cache lines.
@@ -58,6 +60,36 @@ pub struct CpuState {
     pub last_domain: AtomicU32,
     /// Exits handled, for the debug keys.
     pub exits: AtomicU64,
+    /// With [`work::RESUME`]: the accounting of the vCPU that was resumed. This CPU's own.
+    pub resumed: Resumed,
+}
+
+/// A [`RunstateInfo`], handed from a wake-up to the run loop of the same CPU.
+///
+/// [`RunstateInfo`]: crate::sched::RunstateInfo
+#[derive(Default)]
+pub struct Resumed {
+    entry: AtomicU64,
+    times: [AtomicU64; 4],
+}
+
+impl Resumed {
+    fn put(&self, info: &crate::sched::RunstateInfo) {
+        self.entry.store(info.entry.0, Ordering::Relaxed);
+        for (to, time) in self.times.iter().zip(info.times) {
+            to.store(time, Ordering::Relaxed);
+        }
+    }
+
+    /// What was handed over; its state is that of a unit that runs.
+    #[must_use]
+    pub fn get(&self) -> crate::sched::RunstateInfo {
+        crate::sched::RunstateInfo {
+            state: crate::sched::RunstateKind::Running,
+            entry: xen_abi::Ns(self.entry.load(Ordering::Relaxed)),
+            times: self.times.each_ref().map(|t| t.load(Ordering::Relaxed)),
+        }
+    }
 }
 
 impl Default for CpuState {
@@ -70,6 +102,7 @@ impl Default for CpuState {
             current: AtomicU32::new(0),
             last_domain: AtomicU32::new(0),
             exits: AtomicU64::new(0),
+            resumed: Resumed::default(),
         }
     }
 }
@@ -166,10 +199,17 @@ impl<M: Machine> Hypervisor<M> {
         use crate::sched::{Scheduler, Wake};
         let (here, now) = (self.machine.this_cpu(), self.now());
         let readiness = || crate::run::readiness(v);
-        match self.sched.wake(v.unit, here, now, readiness) {
+        let resumed = |info| self.cpu(here).resumed.put(&info);
+        match self.sched.wake(v.unit, here, now, readiness, resumed) {
             Wake::Nothing => {}
             Wake::Kick(cpu) => self.request(cpu, work::RESCHED),
             Wake::Ask(at) => self.reschedule_by(here, at),
+            Wake::Resume => {
+                self.cpu(here)
+                    .current
+                    .store(v.unit.0 + 1, Ordering::Relaxed);
+                self.cpu(here).work.fetch_or(work::RESUME, Ordering::SeqCst);
+            }
         }
     }
 

@@ -64,7 +64,11 @@ pub fn run_cpu<M: Machine>(hv: &Hypervisor<M>) -> ! {
         if todo != 0 {
             todo |= work_off(hv, me, cpu, loaded.as_ref(), todo);
         }
-        if todo & work::RESCHED != 0 {
+        if todo & work::RESUME != 0 {
+            is_running = resume(hv, me, cpu, loaded.as_ref());
+        }
+        // A resumed vCPU that is not here is asked for, as below.
+        if todo & work::RESCHED != 0 || todo & work::RESUME != 0 && !is_running {
             request = request.or(Some(Request::None));
         }
         if let Some(why) = request {
@@ -102,8 +106,8 @@ pub fn run_cpu<M: Machine>(hv: &Hypervisor<M>) -> ! {
     }
 }
 
-/// Works off all but [`work::RESCHED`]; returns that if it came up meanwhile: whom the timers have
-/// woken is in the same answer of the scheduler.
+/// Works off all but [`work::RESCHED`] and [`work::RESUME`]; returns those if they came up
+/// meanwhile: whom the timers have woken is in the same answer of the scheduler.
 #[inline(never)]
 fn work_off<M: Machine>(
     hv: &Hypervisor<M>,
@@ -126,10 +130,28 @@ fn work_off<M: Machine>(
         iommu.look(&hv.machine);
     }
     hv.console_news();
-    if cpu.work.load(Ordering::Relaxed) & work::RESCHED == 0 {
+    const NEXT: u32 = work::RESCHED | work::RESUME;
+    if cpu.work.load(Ordering::Relaxed) & NEXT == 0 {
         return 0;
     }
-    cpu.work.fetch_and(!work::RESCHED, Ordering::SeqCst) & work::RESCHED
+    cpu.work.fetch_and(!NEXT, Ordering::SeqCst) & NEXT
+}
+
+/// Goes on with the vCPU that is loaded here and was woken. False when there is none.
+#[inline]
+fn resume<M: Machine>(
+    hv: &Hypervisor<M>,
+    me: PcpuId,
+    cpu: &CpuState,
+    loaded: Option<&Loaded<M>>,
+) -> bool {
+    let current = cpu.current.load(Ordering::Relaxed);
+    let Some(l) = loaded.filter(|l| l.v.unit.0 + 1 == current) else {
+        return false;
+    };
+    l.v.running_on.store(me.0, Ordering::SeqCst);
+    hv.write_runstate(&l.d, &l.v, &cpu.resumed.get());
+    true
 }
 
 /// One entry and exit. Left to itself the compiler takes it out of the loop, which costs each exit

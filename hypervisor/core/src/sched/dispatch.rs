@@ -3,8 +3,8 @@
 use super::credit2::Credit2;
 use super::null::Null;
 use super::{
-    CpuInfo, CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, Scheduler,
-    UnitId, UnitInfo, Wake,
+    CpuInfo, CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, RunstateInfo,
+    Scheduler, UnitId, UnitInfo, Wake,
 };
 use xen_abi::{Errno, Ns, PcpuId};
 
@@ -67,8 +67,9 @@ impl Scheduler for Sched {
         here: PcpuId,
         now: Ns,
         readiness: impl FnOnce() -> Readiness,
+        resumed: impl FnOnce(RunstateInfo),
     ) -> Wake {
-        dispatch!(self, s => s.wake(unit, here, now, readiness))
+        dispatch!(self, s => s.wake(unit, here, now, readiness, resumed))
     }
     #[inline]
     fn has_rivals(&self, cpu: PcpuId) -> bool {

@@ -27,7 +27,8 @@
 //!   and a paused unit is not woken.
 //! - Whoever is returned as a CPU to kick calls [`Scheduler::schedule`] soon; a kick of
 //!   the calling CPU itself means that it should reschedule on its way out. When nothing can
-//!   come of that yet, it is told when to ask instead ([`Wake::Ask`]).
+//!   come of that yet, it is told when to ask instead ([`Wake::Ask`]); and when only one answer
+//!   can come, it has it already ([`Wake::Resume`]).
 //! - No timer is asked for ([`Decision::slice_end`]) while a unit has its CPU for itself.
 
 pub mod cpumask;
@@ -94,6 +95,8 @@ pub enum Wake {
     /// The calling CPU should call [`Scheduler::schedule`], but not before this time: its unit
     /// may stay until then.
     Ask(Ns),
+    /// The unit runs on the calling CPU from now on, which had its state and nothing to do.
+    Resume,
 }
 
 impl Wake {
@@ -103,7 +106,7 @@ impl Wake {
     pub fn kick(self) -> Option<PcpuId> {
         match self {
             Self::Kick(cpu) => Some(cpu),
-            Self::Nothing | Self::Ask(_) => None,
+            Self::Nothing | Self::Ask(_) | Self::Resume => None,
         }
     }
 }
@@ -248,13 +251,15 @@ pub trait Scheduler {
     /// [`Scheduler::evict`]).
     fn remove_unit(&self, unit: UnitId) -> Result<(), Errno>;
 
-    /// The unit may have become ready; `here` is the CPU that calls.
+    /// The unit may have become ready; `here` is the CPU that calls. `resumed` is given what
+    /// [`Decision::started`] would be, if the answer is [`Wake::Resume`].
     fn wake(
         &self,
         unit: UnitId,
         here: PcpuId,
         now: Ns,
         readiness: impl FnOnce() -> Readiness,
+        resumed: impl FnOnce(RunstateInfo),
     ) -> Wake;
 
     /// The unit may have ceased to be ready; returns the CPU to kick if it runs.

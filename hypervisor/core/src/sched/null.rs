@@ -7,7 +7,7 @@
 
 use super::{
     CpuInfo, CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, Runstate,
-    RunstateKind, Scheduler, UnitId, UnitInfo, Wake, XEN_SCHEDULER_NULL,
+    RunstateInfo, RunstateKind, Scheduler, UnitId, UnitInfo, Wake, XEN_SCHEDULER_NULL,
 };
 use crate::sync::{Lock, Rank};
 use alloc::collections::BTreeMap;
@@ -227,6 +227,7 @@ impl Scheduler for Null {
         _: PcpuId,
         now: Ns,
         readiness: impl FnOnce() -> Readiness,
+        _resumed: impl FnOnce(RunstateInfo),
     ) -> Wake {
         let mut s = self.state.lock();
         let Some(u) = s.units.get_mut(&unit) else {

@@ -53,6 +53,8 @@ pub(super) struct Sim<S> {
     pub schedules: u64,
     /// Wake-ups that did not interrupt the unit of the waker's CPU.
     pub asks: u64,
+    /// Wake-ups that went on where the unit had halted.
+    pub resumes: u64,
 }
 
 impl<S: Scheduler> Sim<S> {
@@ -69,6 +71,7 @@ impl<S: Scheduler> Sim<S> {
             kicks: BTreeSet::new(),
             schedules: 0,
             asks: 0,
+            resumes: 0,
         }
     }
 
@@ -126,9 +129,25 @@ impl<S: Scheduler> Sim<S> {
         unit.woken_at = Some(self.now);
         // Whoever wakes it does so on some CPU.
         let here = PcpuId(u32::try_from(n % self.cpus.len()).unwrap());
-        let wake = self
-            .sched
-            .wake(Self::id(n), here, Ns(self.now), || Readiness::Runnable);
+        let mut resumed = None;
+        let wake = self.sched.wake(
+            Self::id(n),
+            here,
+            Ns(self.now),
+            || Readiness::Runnable,
+            |info| resumed = Some(info),
+        );
+        assert_eq!(resumed.is_some(), wake == Wake::Resume);
+        if wake == Wake::Resume {
+            self.resumes += 1;
+            let (unit, cpu) = (&mut self.units[n], &mut self.cpus[here.0 as usize]);
+            assert!(!cpu.is_gone && !self.kicks.contains(&here.0));
+            assert_eq!(cpu.current.replace(n), None);
+            assert_eq!(unit.running_on.replace(here.0), None);
+            assert_eq!(unit.resident_on, Some(here.0));
+            unit.woken_at = None;
+            unit.latencies.push(0);
+        }
         if let Wake::Ask(at) = wake {
             self.asks += 1;
             let cpu = &mut self.cpus[here.0 as usize];

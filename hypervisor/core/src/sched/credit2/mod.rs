@@ -38,8 +38,8 @@ mod tests;
 use super::cpumask::AtomicMask;
 use super::dense::Dense;
 use super::{
-    CpuInfo, CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, Scheduler,
-    UnitId, UnitInfo, Wake, XEN_SCHEDULER_CREDIT2, cpumask::MAX_CPUS,
+    CpuInfo, CpuMask, CpuTopology, Decision, GroupId, Params, Readiness, Request, RunstateInfo,
+    Scheduler, UnitId, UnitInfo, Wake, XEN_SCHEDULER_CREDIT2, cpumask::MAX_CPUS,
 };
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::sync::{Lock, Rank};
@@ -302,6 +302,7 @@ impl Scheduler for Credit2 {
         here: PcpuId,
         now: Ns,
         readiness: impl FnOnce() -> Readiness,
+        resumed: impl FnOnce(RunstateInfo),
     ) -> Wake {
         self.with_unit(unit, |mut rq, home| {
             let Some(u) = rq.unit_mut(unit).filter(|u| u.place == Place::Asleep) else {
@@ -309,14 +310,20 @@ impl Scheduler for Credit2 {
             };
             match readiness() {
                 Readiness::Runnable => {
-                    let is_here = u.resident == Some(here);
-                    rq.rouse(unit, now);
-                    if is_here
+                    if u.resident == Some(here)
                         && self.rq_count() == 1
                         && let Some((_, index)) = self.home_of(here)
-                        && rq.take_here(index)
                     {
-                        return Wake::Kick(here);
+                        if let Some(info) = rq.resume(unit, index, now) {
+                            resumed(info);
+                            return Wake::Resume;
+                        }
+                        rq.rouse(unit, now);
+                        if rq.take_here(index) {
+                            return Wake::Kick(here);
+                        }
+                    } else {
+                        rq.rouse(unit, now);
                     }
                     let waker = Waker {
                         here,

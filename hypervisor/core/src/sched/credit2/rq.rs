@@ -9,7 +9,7 @@
 //! - `queue` is sorted by key, best last; the key of a queued unit does not change.
 //! - Vectors have room for all units that exist: nothing here allocates.
 
-use super::super::{CpuMask, Readiness, RunstateKind, UnitId};
+use super::super::{CpuMask, Readiness, RunstateInfo, RunstateKind, UnitId};
 use super::unit::{CreditBase, Place, Unit};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -245,6 +245,42 @@ impl Rq {
         let weight = u64::from(unit.weight);
         self.load += weight;
         self.enqueue(id);
+    }
+
+    /// Starts a unit that became runnable on the CPU that has its state and idles, if that CPU,
+    /// asked now, would do just that: nobody waits, and no budget or credit has to be looked at.
+    #[inline]
+    pub(super) fn resume(&mut self, id: UnitId, index: u32, now: Ns) -> Option<RunstateInfo> {
+        let bit = 1 << index;
+        let Self {
+            units, cpus, base, ..
+        } = self;
+        let unit = units.get_mut(id.0 as usize)?.as_deref_mut()?;
+        let cpu = cpus.get_mut(index as usize)?.as_mut()?;
+        let is_plain = self.idle & self.online & !self.tickled & bit != 0
+            && self.queue.is_empty()
+            && self.refill_at == u64::MAX
+            && cpu.resident == Some(id)
+            && !cpu.must_evict
+            && unit.cpu == cpu.id
+            && unit.hard_here & unit.soft_here & bit != 0
+            && !unit.is_capped;
+        if !is_plain {
+            return None;
+        }
+        unit.settle(base);
+        if unit.credit(base) <= 0 {
+            return None;
+        }
+        unit.place = Place::Running(index);
+        unit.runstate.enter(RunstateKind::Running, now);
+        unit.started = now;
+        unit.paid = now;
+        cpu.idle += now.0.saturating_sub(cpu.idle_since.0);
+        cpu.current = Some(id);
+        self.idle &= !bit;
+        self.load += u64::from(unit.weight);
+        Some(unit.runstate.at_transition())
     }
 
     /// The unit is no longer runnable; it was taken off its CPU or the queue before.

@@ -342,6 +342,29 @@ fn block_and_wake_on_an_idle_cpu_keep_the_state_there() {
 }
 
 #[test]
+fn a_unit_that_halted_alone_goes_on_where_it_is() {
+    const CYCLE: Program = Program::Cycle {
+        run: MS,
+        wait: 9 * MS,
+    };
+    let resumes = |params, cpus, others: usize| {
+        let mut s = sim(cpus, Grouping::All);
+        s.add(params, CYCLE, CpuMask::ALL);
+        for _ in 0..others {
+            s.add(weight(256), Program::Hog, CpuMask::ALL);
+        }
+        s.run_until(100 * MS);
+        s.check_accounts();
+        s.resumes
+    };
+    assert_eq!(resumes(weight(256), 1, 0), 10 - 1, "all but its first");
+    assert_eq!(resumes(cap(50), 1, 0), 0, "its budget has to be looked at");
+    assert_eq!(resumes(weight(256), 1, 1), 0, "another runs there");
+    // Who wakes it is the first CPU, as is the one that it was on.
+    assert_eq!(resumes(weight(256), 2, 1), 10 - 1, "another runs elsewhere");
+}
+
+#[test]
 fn a_wake_up_within_the_rate_limit_interrupts_nobody() {
     let mut s = sim(1, Grouping::All);
     let waker = s.add(weight(256), Program::Manual, CpuMask::ALL);
@@ -415,8 +438,13 @@ fn units_leave_only_when_they_are_nowhere() {
     assert_eq!(s.sched.remove_unit(UnitId(0)), Ok(()));
     assert_eq!(s.sched.remove_unit(UnitId(0)), Err(Errno::ESRCH));
     assert_eq!(
-        s.sched
-            .wake(UnitId(0), PcpuId(0), Ns(s.now), || Readiness::Runnable),
+        s.sched.wake(
+            UnitId(0),
+            PcpuId(0),
+            Ns(s.now),
+            || Readiness::Runnable,
+            drop
+        ),
         Wake::Nothing
     );
     s.units.clear();
