@@ -21,7 +21,7 @@ usage: ./radon COMMAND [ARGUMENTS]
                [-- XEN OPTIONS]
   test         system tests on emulated machines: [--native] [--list] [GROUP...]
   test-long    the same and the long groups
-  bench        instruction counts beside Linux alone: [--native-only] [--no-bochs] [--guests-only] [--operations-only] [--iommu] [--iommu-amd]
+  bench        instruction counts beside Linux alone: [--native-only] [--no-bochs] [--guests-only] [--operations-only] [--iommu] [--iommu-amd] [--guest-6.1]
   arch         check what may depend on what
   unsafe       bring docs/unsafe.md up to date
   coverage     write docs/abi-coverage.md

@@ -39,8 +39,11 @@ mod number {
     pub(super) const BLOCKS_GUEST: u64 = 48;
 }
 
-/// Phases of `agent blocks`: name, blocks or pieces of 4 KiB in it, Xen's count for each.
-const BLOCKS: [(&str, &str, f64, f64); 4] = [
+/// A phase of `agent blocks`: its name there and here, blocks or pieces of 4 KiB in it, Xen's count
+/// for each.
+type Phase = (&'static str, &'static str, f64, f64);
+
+const BLOCKS: [Phase; 4] = [
     (
         "write",
         "vbd: 64 MiB written, per 4 KiB",
@@ -152,12 +155,13 @@ fn entry(kernel: &[u8]) -> Result<u64> {
         .context("a kernel without a PVH entry")
 }
 
-/// Prints the table of a machine of `tests/machines`.
-pub(crate) fn figures(layout: &Layout, machine: &str) -> Result<()> {
-    let kernel = Kernel::fetch(layout, "6.12")?;
+/// Prints the table of a machine of `tests/machines`, with a kernel of this version in the Linux
+/// guests.
+pub(crate) fn figures(layout: &Layout, machine: &str, version: &str) -> Result<()> {
+    let guest = Kernel::fetch(layout, version)?;
     let tiny = layout.build().join("tiny-guest.elf");
     let (linux_entry, tiny_entry) = (
-        entry(&std::fs::read(kernel.vmlinux())?)?,
+        entry(&std::fs::read(guest.vmlinux())?)?,
         entry(&std::fs::read(&tiny)?)?,
     );
     let counter = Counter::build(layout)?;
@@ -165,7 +169,7 @@ pub(crate) fn figures(layout: &Layout, machine: &str) -> Result<()> {
     let boot = boot(
         layout,
         machine,
-        &kernel,
+        (version, &guest),
         &tiny,
         &counter,
         &file,
@@ -187,18 +191,18 @@ pub(crate) fn figures(layout: &Layout, machine: &str) -> Result<()> {
     // What the hypervisor zeroes while idle would be counted with whatever waits meanwhile.
     dom0.run(ALL_ZEROED)?;
     println!(
-        "\nguests by xl create, SVM (QEMU, {machine}), executed instructions of the whole machine"
+        "\nguests by xl create, Linux {version}, SVM (QEMU, {machine}), executed instructions of the whole machine"
     );
     goal::head_beside("dom0's own");
     let memory = tiny_guests(&mut dom0)?;
     let said = dom0.run(&format!("agent blocks {} /dev/vda", number::BLOCKS_DOM0))?;
     let mut rates = vec![("dom0", said)];
-    rates.push(("guest", linux_guest(&mut dom0, &file)?));
+    rates.push(("guest", linux_guest(&mut dom0, &file, version)?));
     // Between the rests beside guests: what the boot has left to do is done by then, and what the
     // guest before has.
     dom0.run("sleep 10")?;
     dom0.run(&format!("agent rest {} {REST}", number::REST_ALONE))?;
-    bare_guest(&mut dom0)?;
+    bare_guest(&mut dom0, version)?;
     let marks = Marks::read(&file)?;
     print(&marks, memory, [linux_entry, tiny_entry])?;
     rates_of(&rates);
@@ -208,15 +212,16 @@ pub(crate) fn figures(layout: &Layout, machine: &str) -> Result<()> {
 fn boot(
     layout: &Layout,
     machine: &str,
-    kernel: &Kernel,
+    guest: (&str, &Kernel),
     tiny: &Path,
     counter: &Counter,
     file: &Path,
     entries: [u64; 2],
 ) -> Result<Boot> {
+    let kernel = &Kernel::fetch(layout, "6.12")?;
     let agent = layout.build().join("agent");
     let more = [("var/lib/radon/tiny-guest", tiny)];
-    let initrd = initrd::serving(layout, kernel, &agent, &[("6.12", kernel)], &more)?;
+    let initrd = initrd::serving(layout, kernel, &agent, &[guest], &more)?;
     let machine = Machine::load(layout.top(), machine)?.cpus(1).memory(1536);
     let machine = Machine {
         accelerator: "tcg,thread=single".to_owned(),
@@ -270,11 +275,13 @@ fn tiny_guests(dom0: &mut Dom0) -> Result<f64> {
 }
 
 /// Lets a Linux guest rest that has neither disk nor card.
-fn bare_guest(dom0: &mut Dom0) -> Result<()> {
-    let config = "name = \"bare\"\ntype = \"pvh\"\nmemory = 192\n\
-         kernel = \"/var/lib/radon/vmlinuz-6.12\"\nramdisk = \"/var/lib/radon/guest-6.12.cpio\"\n\
-         extra = \"console=hvc0 quiet\"";
-    dom0.write("/etc/xen/bare.cfg", config)?;
+fn bare_guest(dom0: &mut Dom0, version: &str) -> Result<()> {
+    let config = format!(
+        "name = \"bare\"\ntype = \"pvh\"\nmemory = 192\n\
+         kernel = \"/var/lib/radon/vmlinuz-{version}\"\nramdisk = \"/var/lib/radon/guest-{version}.cpio\"\n\
+         extra = \"console=hvc0 quiet\""
+    );
+    dom0.write("/etc/xen/bare.cfg", &config)?;
     dom0.run("xl create -q /etc/xen/bare.cfg")?;
     dom0.until("grep -a 'GUEST: hello' /var/log/xen/console/guest-bare.log")?;
     dom0.run("sleep 3")?;
@@ -283,10 +290,10 @@ fn bare_guest(dom0: &mut Dom0) -> Result<()> {
 }
 
 /// Lets a Linux guest work; returns what its agent said.
-fn linux_guest(dom0: &mut Dom0, file: &Path) -> Result<String> {
+fn linux_guest(dom0: &mut Dom0, file: &Path, version: &str) -> Result<String> {
     let config = format!(
-        "name = \"linux\"\ntype = \"pvh\"\nmemory = 192\nkernel = \"/var/lib/radon/vmlinuz-6.12\"\n\
-         ramdisk = \"/var/lib/radon/guest-6.12.cpio\"\nvif = [\"bridge=xenbr0\"]\n\
+        "name = \"linux\"\ntype = \"pvh\"\nmemory = 192\nkernel = \"/var/lib/radon/vmlinuz-{version}\"\n\
+         ramdisk = \"/var/lib/radon/guest-{version}.cpio\"\nvif = [\"bridge=xenbr0\"]\n\
          disk = [\"/dev/vda,raw,xvda,rw\"]\n\
          extra = \"console=hvc0 quiet guest.address=10.0.2.20 guest.mark={} \
          guest.run=agent+blocks+{}+/dev/xvda;agent+sink+0.0.0.0:7000\"",
@@ -384,6 +391,31 @@ fn print(marks: &Marks, memory: f64, [linux, tiny]: [u64; 2]) -> Result<()> {
             guest,
             Some(own),
             Some(*reference),
+            Some(Goal::Share(2.0)),
+        );
+    }
+    // A file is written and read.
+    for (name, first) in [
+        ("vbd: the two in sequence, mean", 0),
+        ("vbd: the two at random, mean", 2),
+    ] {
+        let mean = |begin: u64| -> Result<f64> {
+            let ways = BLOCKS.iter().enumerate().skip(first).take(2);
+            let of = |(at, (_, _, pieces, _)): (usize, &Phase)| {
+                Ok(span(begin + 2 * at as u64)? / pieces)
+            };
+            Ok(ways.map(of).sum::<Result<f64>>()? / 2.0)
+        };
+        let reference = BLOCKS[first..first + 2]
+            .iter()
+            .map(|way| way.3)
+            .sum::<f64>()
+            / 2.0;
+        row(
+            name,
+            mean(number::BLOCKS_GUEST)?,
+            Some(mean(number::BLOCKS_DOM0)?),
+            Some(reference),
             Some(Goal::Share(2.0)),
         );
     }
