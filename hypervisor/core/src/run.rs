@@ -16,7 +16,7 @@ use xen_abi::{Ns, PcpuId, VcpuId};
 
 use crate::domain::vcpu::{NO_CPU, attention, stop};
 use crate::domain::{Domain, HwVcpu, Vcpu};
-use crate::hvm::backend::{Exit, HvmBackend};
+use crate::hvm::backend::HvmBackend;
 use crate::hvm::exit::{self, Next};
 use crate::hvm::intr;
 use crate::hypervisor::{CpuState, Hypervisor, work};
@@ -159,14 +159,14 @@ fn resume<M: Machine>(
 #[inline(always)]
 fn step<M: Machine>(hv: &Hypervisor<M>, cpu: &CpuState, l: &mut Loaded<M>) -> Next {
     // After `running_on` was stored: whoever saw the old value has set its bit by now.
-    let mut exit = Exit::Interrupt;
-    if l.v.attention.load(Ordering::SeqCst) != 0 {
-        if let Some(next) = attend_and_run(hv, l, &mut exit) {
-            return next;
-        }
-    } else {
-        crate::sync::assert_none_held();
-        exit = hv.machine.hvm().run(&mut l.hw);
+    let has_attended = l.v.attention.load(Ordering::SeqCst) != 0;
+    if has_attended && let Some(next) = intr::attend(hv, &l.d, &l.v, &mut l.hw) {
+        return next;
+    }
+    crate::sync::assert_none_held();
+    let exit = hv.machine.hvm().run(&mut l.hw);
+    if has_attended {
+        intr::end_loan(hv, &l.v, &mut l.hw);
     }
     // Only this CPU writes it.
     cpu.exits.store(
@@ -174,22 +174,6 @@ fn step<M: Machine>(hv: &Hypervisor<M>, cpu: &CpuState, l: &mut Loaded<M>) -> Ne
         Ordering::Relaxed,
     );
     exit::handle(hv, &l.d, &l.v, &mut l.hw, exit)
-}
-
-/// The entry when something waits. `Some` when the guest is not entered.
-#[inline(never)]
-fn attend_and_run<M: Machine>(
-    hv: &Hypervisor<M>,
-    l: &mut Loaded<M>,
-    exit: &mut Exit,
-) -> Option<Next> {
-    if let Some(next) = intr::attend(hv, &l.d, &l.v, &mut l.hw) {
-        return Some(next);
-    }
-    crate::sync::assert_none_held();
-    *exit = hv.machine.hvm().run(&mut l.hw);
-    intr::end_loan(hv, &l.v, &mut l.hw);
-    None
 }
 
 fn idle<M: Machine>(hv: &Hypervisor<M>, me: PcpuId, cpu: &CpuState) {
