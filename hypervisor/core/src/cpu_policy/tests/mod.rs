@@ -238,6 +238,9 @@ fn ryzen_dom0() {
         1 << 11,
         "unlike Intel"
     );
+    // TSC_ADJUST: not the CPU's, but the hypervisor's.
+    assert_eq!(capture(RYZEN).get(7, 0).ebx & 1 << 1, 0);
+    assert_eq!(cpuid(7, 0).ebx & 1 << 1, 1 << 1);
     // 4 cores, 3 bits of APIC id.
     assert_eq!(cpuid(0x8000_0008, 0).ecx, 0x3003);
     assert_eq!(cpuid(0x8000_0008, 0).eax, 0x3030);
