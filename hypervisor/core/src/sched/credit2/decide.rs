@@ -135,13 +135,8 @@ impl Rq {
         let unit = units.get_mut(first.0 as usize)?.as_deref_mut()?;
         let is_plain = self.online >> m.cpu & 1 != 0
             && may_run(unit, m.cpu, m.id)
-            && unit.soft_here >> m.cpu & 1 != 0
-            && !unit.is_capped;
-        if !is_plain {
-            return None;
-        }
-        unit.settle(base);
-        if unit.credit(base) <= 0 {
+            && unit.soft_here >> m.cpu & 1 != 0;
+        if !is_plain || !unit.starts_freely(base) {
             return None;
         }
         unit.place = Place::Asleep;
@@ -248,10 +243,7 @@ impl Rq {
     fn start(&mut self, next: UnitId, m: &Moment, d: &mut Decision) {
         self.idle &= !(1 << m.cpu);
         if let Some(unit) = self.unit_mut(next) {
-            unit.place = Place::Running(m.cpu);
-            unit.runstate.enter(RunstateKind::Running, m.now);
-            unit.started = m.now;
-            unit.paid = m.now;
+            unit.start(m.cpu, m.now);
             d.has_migrated = unit.cpu != m.id;
             unit.cpu = m.id;
             unit.resident = Some(m.id);

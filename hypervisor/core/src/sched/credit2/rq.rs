@@ -263,19 +263,11 @@ impl Rq {
             && cpu.resident == Some(id)
             && !cpu.must_evict
             && unit.cpu == cpu.id
-            && unit.hard_here & unit.soft_here & bit != 0
-            && !unit.is_capped;
-        if !is_plain {
+            && unit.hard_here & unit.soft_here & bit != 0;
+        if !is_plain || !unit.starts_freely(base) {
             return None;
         }
-        unit.settle(base);
-        if unit.credit(base) <= 0 {
-            return None;
-        }
-        unit.place = Place::Running(index);
-        unit.runstate.enter(RunstateKind::Running, now);
-        unit.started = now;
-        unit.paid = now;
+        unit.start(index, now);
         cpu.idle += now.0.saturating_sub(cpu.idle_since.0);
         cpu.current = Some(id);
         self.idle &= !bit;

@@ -6,7 +6,7 @@
 //! does not disturb the order of the queue.  What a reset also does, clipping what was
 //! left over, is done when a unit is looked at next ([`Unit::settle`]).
 
-use super::super::{CpuMask, GroupId, Runstate};
+use super::super::{CpuMask, GroupId, Runstate, RunstateKind};
 use super::group::Group;
 use alloc::sync::Arc;
 use xen_abi::{Ns, PcpuId};
@@ -163,6 +163,25 @@ impl Unit {
             credit.min(0)
         };
         self.set_credit(base, after.max(floor.min(credit)));
+    }
+
+    /// Whether it may start without a look at its budget, and without a reset of everybody's credit.
+    #[inline]
+    pub(super) fn starts_freely(&mut self, base: &CreditBase) -> bool {
+        if self.is_capped {
+            return false;
+        }
+        self.settle(base);
+        self.credit(base) > 0
+    }
+
+    /// It runs on the CPU of this index from now on.
+    #[inline]
+    pub(super) fn start(&mut self, index: u32, now: Ns) {
+        self.place = Place::Running(index);
+        self.runstate.enter(RunstateKind::Running, now);
+        self.started = now;
+        self.paid = now;
     }
 
     /// Its state has left a CPU; whether it waits for one.
