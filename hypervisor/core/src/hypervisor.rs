@@ -52,7 +52,7 @@ pub struct CpuState {
     pub armed: AtomicU64,
     /// Deadline of the scheduler's slice, in ns.
     pub slice_end: AtomicU64,
-    /// When the timer must fire at the latest for the watchdog's sake; `u64::MAX` without watchdog.
+    /// When the timer must fire at the latest ([`Hypervisor::beat`]); `u64::MAX` if it need not.
     pub beat: AtomicU64,
     /// Unit that runs here plus one, 0 when idle.
     pub current: AtomicU32,

@@ -31,7 +31,7 @@ struct Loaded<M: Machine> {
     hw: Box<HwVcpu<M>>,
 }
 
-/// With the watchdog on, the timer of each CPU fires at least so often: every 500 ms.
+/// The timer of each CPU fires at least so often after [`Hypervisor::beat`]: every 500 ms.
 const BEAT: u64 = 500_000_000;
 
 /// How the scheduler sees a vCPU.
@@ -393,6 +393,14 @@ impl<M: Machine> Hypervisor<M> {
             }
             TimerCommand::At(at) => self.set_timer(v, id, at),
             TimerCommand::AtGuestTsc(tsc) => self.set_timer(v, id, self.clock.at(tsc)),
+        }
+    }
+
+    /// From the next time that it is set, the timer of each CPU fires at least every 500 ms: for a
+    /// watchdog, or where an interrupt that got stuck comes with the next one.
+    pub fn beat(&self) {
+        for cpu in &self.cpus {
+            cpu.beat.store(0, Ordering::Relaxed);
         }
     }
 

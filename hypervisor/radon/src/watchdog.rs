@@ -1,7 +1,5 @@
 //! Starts the watchdog, and says what NMIs are.
 
-use core::sync::atomic::Ordering;
-
 use radon_core::hvm::backend::HvmBackend;
 use radon_core::hypervisor::{Hypervisor, work};
 use radon_core::machine::Cpus;
@@ -20,9 +18,7 @@ pub(crate) fn start<B: HvmBackend>(hv: &Hypervisor<X86<B>>, hpet: Option<(usize,
     if !wanted.enable || wanted.timeout == 0 {
         return;
     }
-    for cpu in &hv.cpus {
-        cpu.beat.store(0, Ordering::Relaxed);
-    }
+    hv.beat();
     for id in 0..hv.machine.cpu_count() {
         // Those that sleep must arm their timers.
         hv.request(PcpuId(id), work::RESCHED);

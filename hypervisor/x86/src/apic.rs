@@ -36,10 +36,14 @@ const REG_CUR_COUNT: u32 = 0x39;
 const REG_DIVIDE: u32 = 0x3e;
 
 const MASKED: u32 = 1 << 16;
+/// Nanoseconds between two interrupts of a timer that insists: as long as an emulator can follow.
+const SHORTEST: u64 = 20_000;
 
 static X2APIC: AtomicBool = AtomicBool::new(false);
 static DEADLINE: AtomicBool = AtomicBool::new(false);
 static MMIO: Once<usize> = Once::new();
+/// See [`insist`].
+static INSISTS: AtomicBool = AtomicBool::new(false);
 /// Timer ticks per 2^20 ns (divide by 1).
 static TICKS_PER_2_20_NS: AtomicU64 = AtomicU64::new(0);
 static BSP_ID: AtomicU32 = AtomicU32::new(0);
@@ -200,10 +204,37 @@ pub fn timer_hz() -> u64 {
     ((u128::from(TICKS_PER_2_20_NS.load(Ordering::Relaxed)) * 1_000_000_000) >> 20) as u64
 }
 
+/// For hardware where an interrupt can get stuck until the APIC has another one: from the next
+/// [`enable_timer`] on the timer fires again and again until [`timer_seen`], and before a CPU
+/// sleeps its APIC looks again.
+pub fn insist() {
+    INSISTS.store(true, Ordering::Relaxed);
+}
+
+/// The timer's interrupt arrived: it need not be repeated.
+#[inline]
+pub fn timer_seen() {
+    if INSISTS.load(Ordering::Relaxed) {
+        arm(None);
+    }
+}
+
+/// Before this CPU sleeps: delivers what got stuck ([`insist`]).
+#[inline]
+pub fn look_again() {
+    if INSISTS.load(Ordering::Relaxed) {
+        write(REG_TPR, 0);
+    }
+}
+
 /// Unmasks the timer on this CPU.
 pub fn enable_timer() {
+    const PERIODIC: u32 = 1 << 17;
+    const TSC_DEADLINE: u32 = 2 << 17;
     let mode = if DEADLINE.load(Ordering::Relaxed) {
-        2 << 17
+        TSC_DEADLINE
+    } else if INSISTS.load(Ordering::Relaxed) {
+        PERIODIC
     } else {
         0
     };
@@ -217,6 +248,11 @@ pub fn arm(deadline: Option<(u64, u64)>) {
         cpu::wrmsr(msr::TSC_DEADLINE, deadline.map_or(0, |(_, tsc)| tsc.max(1)));
     } else {
         let count = deadline.map_or(0, |(ns, _)| {
+            let ns = if INSISTS.load(Ordering::Relaxed) {
+                ns.max(SHORTEST)
+            } else {
+                ns
+            };
             let t = ((u128::from(ns) * u128::from(TICKS_PER_2_20_NS.load(Ordering::Relaxed))) >> 20)
                 as u64;
             u32::try_from(t).unwrap_or(u32::MAX).max(1)

@@ -208,6 +208,7 @@ impl<B: HvmBackend> Platform for X86<B> {
     }
     #[inline]
     fn idle(&self) {
+        apic::look_again();
         cpu::halt_once();
     }
     #[inline]

@@ -7,6 +7,7 @@
 //! - [`outcome`]: checks, their results, and the closing line
 //! - [`serving`]: how a dom0 begins to serve guests
 //! - [`netserver`]: the host's end of network tests
+//! - [`plugin`]: plugins of QEMU's emulation
 #![forbid(unsafe_code)]
 
 mod bochs;
@@ -16,6 +17,7 @@ mod death;
 pub mod machine;
 pub mod netserver;
 pub mod outcome;
+pub mod plugin;
 mod qemu;
 pub mod serving;
 pub mod session;

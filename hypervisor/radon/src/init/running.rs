@@ -76,6 +76,8 @@ pub(super) fn dispatch_irq(vector: u8) {
 pub(super) trait Backend: HvmBackend {
     fn cell() -> &'static Cell<Self>;
     fn enable(&self);
+    /// An interrupt may wait until the local APIC has another reason to look.
+    fn loses_interrupts(&self) -> bool;
 }
 
 impl Backend for Svm {
@@ -85,6 +87,9 @@ impl Backend for Svm {
     fn enable(&self) {
         self.enable_cpu();
     }
+    fn loses_interrupts(&self) -> bool {
+        self.caps().loses_interrupts
+    }
 }
 
 impl Backend for Vmx {
@@ -93,6 +98,9 @@ impl Backend for Vmx {
     }
     fn enable(&self) {
         self.enable_cpu().unwrap_or_else(|e| fatal::refuse(&e));
+    }
+    fn loses_interrupts(&self) -> bool {
+        false
     }
 }
 
@@ -107,6 +115,7 @@ fn irq<B: Backend>(vector: u8) {
     let hv = hv::<B>();
     match vector {
         apic::VECTOR_TIMER => {
+            apic::timer_seen();
             radon_x86::watchdog::tick();
             hv.timer_interrupt();
             apic::eoi();
@@ -258,6 +267,10 @@ pub(super) fn start<B: Backend>(boot: Boot, backend: B) -> ! {
     CURRENT.call_once(|| running::<B> as RunningOn);
     console::enable_interrupts(&parts.found.overrides);
     parts.remapping = iommu::start(hv, &parts.found, parts.map);
+    if hv.machine.hvm().loses_interrupts() {
+        apic::insist();
+        hv.beat();
+    }
     let d = dom0::build(hv, parts);
     AP_BODY.call_once(|| ap_main::<B> as fn());
     apic::enable_timer();

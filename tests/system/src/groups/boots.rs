@@ -1,7 +1,7 @@
 //! Boots to userland in all variants, and the ways in which dom0 ends.
 
 use anyhow::{Result, bail, ensure};
-use harness::{Firmware, Machine, Report};
+use harness::{Firmware, Machine, Report, plugin};
 
 use crate::env::{Dom0, Env, Linux};
 use crate::userland::Userland;
@@ -98,6 +98,47 @@ pub(crate) fn vcpus_all(env: &Env, report: &mut Report) -> Result<()> {
         }
     }
     vcpus(env, report, "vcpus-all", &cases)
+}
+
+/// One of so many blocks of the hypervisor's code loses an interrupt that waits.
+const LOSES_ONE_IN: u32 = 100;
+/// Fewer lost ones say nothing.
+const LEAST_LOST: u64 = 100;
+
+/// An emulator that loses interrupts again and again. A hypervisor that trusts each stands still
+/// before dom0 has its CPUs.
+pub(crate) fn lost_interrupts(env: &Env, report: &mut Report) -> Result<()> {
+    let layout = &env.layout;
+    let plugin = plugin::compile(layout, "tests/system/plugin/lose.c", "lose")?;
+    for (vcpus, cpus) in [(4, 1), (2, 2)] {
+        let name = format!("{vcpus}-vcpus-on-{cpus}");
+        let full_name = format!("lost-interrupts/{name}");
+        let file = layout.build().join(format!("lost-{name}"));
+        let dom0 = Dom0 {
+            options: format!("dom0_max_vcpus={vcpus}"),
+            ..Dom0::default()
+        };
+        let machine = env.machine("qemu-svm")?.cpus(cpus);
+        let mut boot = env.dom0("lost-interrupts", &name, machine, &dom0)?;
+        let told = format!("one={LOSES_ONE_IN},lost={}", file.display());
+        boot.extra.extend(plugin::arguments(&plugin, &told));
+        let mut up = None;
+        report.check(&format!("{full_name}/userland"), || {
+            up = Some(Userland::boot(env, &boot, BOOT)?);
+            Ok("")
+        });
+        let Some(mut userland) = up else { continue };
+        report.check(&format!("{full_name}/sleeps"), || {
+            userland.agent("sleeps", 120)
+        });
+        userland.poweroff(report, &full_name);
+        report.check(&format!("{full_name}/lost"), || {
+            let lost = std::fs::metadata(&file)?.len();
+            ensure!(lost >= LEAST_LOST, "only {lost} interrupts were lost");
+            Ok(format!("{lost} interrupts"))
+        });
+    }
+    Ok(())
 }
 
 pub(crate) fn firmware(env: &Env, report: &mut Report) -> Result<()> {

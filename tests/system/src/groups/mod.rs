@@ -101,6 +101,11 @@ pub(crate) const GROUPS: &[Group] = &[
         boots::vcpus_all,
     ),
     short(
+        "lost-interrupts",
+        "SVM: an emulator that loses interrupts as QEMU's can, much more often",
+        boots::lost_interrupts,
+    ),
+    short(
         "run",
         "the README's first command: dom0's shell",
         command::run,

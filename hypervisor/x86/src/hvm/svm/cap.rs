@@ -38,6 +38,10 @@ pub struct SvmCaps {
     pub spec_ctrl: bool,
     /// The CPU is QEMU's emulation, which may deliver an interrupt of EVENTINJ twice.
     pub injects_twice: bool,
+    /// The CPU is QEMU's emulation, where VMRUN and exits change the word of requests that other
+    /// threads set interrupts in, without their lock: one that comes in that instant waits until
+    /// the local APIC looks again.
+    pub loses_interrupts: bool,
     /// Extended state.
     pub xstate: XstateCaps,
 }
@@ -141,6 +145,7 @@ impl SvmCaps {
             tsc_aux: bit(ext.edx, 27) || bit(structured.ecx, 22),
             spec_ctrl: bit(ext8.ebx, 14) || bit(structured.edx, 26),
             injects_twice: is_emulated(cpuid),
+            loses_interrupts: is_emulated(cpuid),
             xstate: XstateCaps::from_cpuid(cpuid),
         })
     }
@@ -189,7 +194,7 @@ mod tests {
         let caps = SvmCaps::detect(&epyc_in_tcg, &|_| 0).unwrap();
         assert_eq!(caps.asids, 16);
         assert!(!caps.nrips && !caps.vmcb_clean && !caps.flush_by_asid && !caps.pause_filter);
-        assert!(caps.injects_twice);
+        assert!(caps.injects_twice && caps.loses_interrupts);
     }
 
     #[test]
