@@ -164,7 +164,7 @@ fn world() -> World {
     let p2m = P2m::new(&src, D, LeafLimit::G1).expect("room");
     let ram = Leaf::new(Mfn(0), P2mType::RamRw);
     let made = p2m.map_range(&mem, &src, Gfn(0), 1 << 18, ram);
-    assert!(made.is_ok());
+    assert!(made.0.is_ok());
     assert!(
         p2m.set_entry(&mem, &src, Gfn(1 << 20), ram.offset(9))
             .is_ok()

@@ -262,6 +262,7 @@ fn create<M: Machine>(
                 if n > 0 {
                     failed |= p2m
                         .map_range(&hv.machine, &src, xen_abi::Gfn(first), n, leaf)
+                        .0
                         .is_err();
                     hv.m2p.set(Mfn(first), xen_abi::Gfn(first), n);
                 }
@@ -279,8 +280,9 @@ fn create<M: Machine>(
             cache: MemType::Wb,
         };
         p2m.map_range(&hv.machine, &src, xen_abi::Gfn(first), n, leaf)
+            .0
     };
-    let _ = firmware(0, 1).map_err(|_| no_memory())?;
+    firmware(0, 1).map_err(|_| no_memory())?;
     for r in input
         .memory
         .iter()

@@ -126,9 +126,10 @@ impl<'a, M: Machine> Changes<'a, M> {
         let src = hv.mm.xen(&hv.machine);
         let mfn = hv.mm.alloc(&hv.machine, d.id, args)?;
         let leaf = Leaf::new(mfn, P2mType::RamRw);
-        match d.p2m.map_range(&hv.machine, &src, gfn, count, leaf) {
-            Ok(flush) => {
-                self.note(None, flush);
+        let (mapped, flush) = d.p2m.map_range(&hv.machine, &src, gfn, count, leaf);
+        self.note(None, flush);
+        match mapped {
+            Ok(()) => {
                 hv.m2p.set(mfn, gfn, count);
                 return Ok(());
             }

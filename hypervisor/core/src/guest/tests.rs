@@ -43,8 +43,9 @@ impl World {
         let src = frames.xen(&mem);
         let p2m = P2m::new(&src, D, LeafLimit::G1).expect("memory");
         let set = |gfn, mfn, t| {
-            p2m.map_range(&mem, &src, Gfn(gfn), 1, Leaf::new(mfn, t))
-                .expect("memory")
+            let (mapped, flush) = p2m.map_range(&mem, &src, Gfn(gfn), 1, Leaf::new(mfn, t));
+            assert_eq!(mapped, Ok(()));
+            flush
         };
         for gfn in 0..PAGES {
             assert!(!set(gfn, mfn_of(gfn), P2mType::RamRw).is_needed());

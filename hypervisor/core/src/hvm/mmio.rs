@@ -87,12 +87,13 @@ fn touch_device<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> bool
     let first = Gfn(gfn.0 & !511);
     if (first.0..first.0 + 512).all(|g| may(Gfn(g))) {
         let leaf = Leaf::new(Mfn(first.0), P2mType::MmioDirect);
-        if let Ok(flush) = d.p2m.map_range(&hv.machine, &src, first, 512, leaf) {
-            // An empty table may have made room.
-            if flush.is_needed() {
-                hv.flush_stage2(d);
-            }
-            d.p2m.flushed(&hv.machine, &src, flush);
+        let (mapped, flush) = d.p2m.map_range(&hv.machine, &src, first, 512, leaf);
+        // An empty table may have made room.
+        if flush.is_needed() {
+            hv.flush_stage2(d);
+        }
+        d.p2m.flushed(&hv.machine, &src, flush);
+        if mapped.is_ok() {
             return true;
         }
     }

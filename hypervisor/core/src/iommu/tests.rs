@@ -212,6 +212,22 @@ fn a_storm_of_faults_is_an_interrupt_now_and_then() {
     assert_eq!(unit.raised().len(), heard + 1);
 }
 
+#[test]
+fn what_is_mapped_of_a_range_before_memory_runs_out_is_no_remembered_hole() {
+    let hw = machine();
+    let unit = FakeUnit::new(hw.0.clone(), CAP | 1 << 7, QUEUE);
+    let iommu = start(&hw, core::slice::from_ref(&unit), &[(0x90000, 0x90001)]).expect("sound");
+    // Two tables for the first page of the range at step 2, none for the others.
+    let ops = [
+        Op::Map(0, 1, P2mType::RamRw),
+        Op::Unmap(0, 1),
+        Op::Map(2047, 2, P2mType::GrantRw),
+    ];
+    let access = |gfn, write| unit.access(0x10, gfn, write);
+    follows(&hw, &iommu, &ops, Some(2), (6, 5), access).expect("as the p2m says");
+    assert!(access(2047, true).is_ok() && access(2048, true).is_err());
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Map(u64, u64, P2mType),
@@ -253,7 +269,7 @@ fn apply(hw: &Ticking, p2m: &P2m<Npt>, op: &Op, step: u64) -> Flush {
     let mfn = |gfn: u64| Mfn(gfn + 4096 * (step % 7 + 1));
     let merge = |done: Result<Flush, P2mError>| done.unwrap_or_default();
     match *op {
-        Op::Map(g, n, t) => merge(p2m.map_range(hw, src, Gfn(g), n, Leaf::new(mfn(g), t))),
+        Op::Map(g, n, t) => p2m.map_range(hw, src, Gfn(g), n, Leaf::new(mfn(g), t)).1,
         Op::Set(g, t) => merge(
             p2m.set_entry(hw, src, Gfn(g), Leaf::new(mfn(g), t))
                 .map(|d| d.1),

@@ -209,17 +209,15 @@ fn apply<F: EntryFormat>(op: &Op, mem: &Spy<'_>, src: &FakeMem, p2m: &P2m<F>, mo
         Op::Map(g, n, m, t) => {
             let leaf = Leaf::new(Mfn(m), t);
             let occupied = !model.clone().runs(g, n).is_empty();
-            match p2m.map_range(mem, src, Gfn(g), n, leaf) {
-                Ok(flush) => {
+            let (mapped, flush) = p2m.map_range(mem, src, Gfn(g), n, leaf);
+            match mapped {
+                Ok(()) => {
                     assert!(!occupied);
                     model.map(g, n, leaf);
-                    flush
                 }
-                Err(e) => {
-                    assert!(occupied && e == P2mError::Occupied);
-                    Flush::default()
-                }
+                Err(e) => assert!(occupied && e == P2mError::Occupied && !flush.is_needed()),
             }
+            flush
         }
         Op::Set(g, m, t) => {
             let leaf = Leaf::new(Mfn(m), t);
@@ -394,9 +392,8 @@ fn large_ranges_take_few_tables() {
     let mem = FakeMem::new(64, 1);
     let p2m = P2m::<Ept>::new(&mem, OWNER, LeafLimit::G1).expect("memory");
     let ram = Leaf::new(Mfn(0), P2mType::RamRw);
-    let flush = p2m
-        .map_range(&mem, &mem, Gfn(0), 4 * G1, ram)
-        .expect("memory");
+    let (mapped, flush) = p2m.map_range(&mem, &mem, Gfn(0), 4 * G1, ram);
+    assert_eq!(mapped, Ok(()));
     assert_eq!((flush.is_needed(), p2m.table_frames()), (false, 2));
     let m = p2m.lookup(&mem, Gfn(G1 + 77)).expect("mapped");
     assert_eq!((m.mfn, m.order), (Mfn(G1 + 77), 18));
@@ -411,7 +408,7 @@ fn limits_and_bad_ranges_are_refused() {
     let mem = FakeMem::new(64, 1);
     let p2m = P2m::<Ept>::new(&mem, OWNER, LeafLimit::G1).expect("memory");
     let ram = Leaf::new(Mfn(0), P2mType::RamRw);
-    let bad = Err(P2mError::BadRange);
+    let bad = (Err(P2mError::BadRange), Flush::default());
     assert_eq!(p2m.map_range(&mem, &mem, Gfn((1 << 36) - 1), 2, ram), bad);
     assert_eq!(p2m.map_range(&mem, &mem, Gfn(u64::MAX), 2, ram), bad);
     assert_eq!(p2m.map_range(&mem, &mem, Gfn(0), 1, Leaf::HOLE), bad);
@@ -445,10 +442,9 @@ fn a_table_is_freed_only_after_its_flush() {
         assert!(!f.is_needed());
         let (_, f) = p2m.unmap(&mem, &mem, Gfn(g)).expect("memory");
         assert!(f.is_needed());
-        flushes.push(
-            p2m.map_range(&mem, &mem, Gfn(g), 512, ram.offset(g))
-                .expect("memory"),
-        );
+        let (mapped, f) = p2m.map_range(&mem, &mem, Gfn(g), 512, ram.offset(g));
+        assert_eq!(mapped, Ok(()));
+        flushes.push(f);
     }
     assert!(flushes[0].is_needed());
     assert_eq!(mem.frames_out(), 5, "root, two tables, two retired");
@@ -456,6 +452,25 @@ fn a_table_is_freed_only_after_its_flush() {
     assert_eq!(mem.frames_out(), 4);
     p2m.flushed(&mem, &mem, flushes[1]);
     assert_eq!((mem.frames_out(), p2m.table_frames()), (3, 3));
+}
+
+#[test]
+fn a_range_that_is_mapped_in_part_has_its_flush() {
+    let mem = FakeMem::new(64, 1);
+    let p2m = P2m::<Ept>::new(&mem, OWNER, LeafLimit::G1).expect("memory");
+    let ram = Leaf::new(Mfn(0), P2mType::RamRw);
+    let (_, f) = p2m.set_entry(&mem, &mem, Gfn(5), ram).expect("memory");
+    let (_, g) = p2m.unmap(&mem, &mem, Gfn(5)).expect("memory");
+    p2m.flushed(&mem, &mem, f.and(g));
+    assert_eq!(mem.frames_out(), 4);
+    // A large leaf in the place of the empty table, and no table for the page behind it.
+    mem.limit_allocations(Some(0));
+    let (mapped, flush) = p2m.map_range(&mem, &mem, Gfn(0), 513, ram);
+    assert_eq!(mapped, Err(P2mError::NoMemory));
+    assert!(p2m.lookup(&mem, Gfn(511)).is_some() && p2m.lookup(&mem, Gfn(512)).is_none());
+    assert!(flush.is_needed());
+    p2m.flushed(&mem, &mem, flush);
+    assert_eq!(mem.frames_out(), 3);
 }
 
 #[test]

@@ -216,7 +216,8 @@ impl<F: EntryFormat> P2m<F> {
     /// Maps `count` frames from `leaf.mfn` at `gfn`, in the largest leaves that fit, where nothing is mapped.
     ///
     /// # Errors
-    /// `Occupied` and `BadRange` change nothing; after `NoMemory` a part may be mapped.
+    /// `Occupied` and `BadRange` change nothing. After `NoMemory` a part may be mapped, and needs a
+    /// flush as after a success.
     pub fn map_range<M: FrameMem>(
         &self,
         mem: &M,
@@ -224,17 +225,17 @@ impl<F: EntryFormat> P2m<F> {
         gfn: Gfn,
         count: u64,
         leaf: Leaf,
-    ) -> Result<Flush, P2mError> {
-        let end = range_end(gfn, count)?;
-        if leaf.t == P2mType::Hole {
-            return Err(P2mError::BadRange);
-        }
+    ) -> (Result<(), P2mError>, Flush) {
+        let end = match range_end(gfn, count) {
+            Ok(end) if leaf.t != P2mType::Hole => end,
+            _ => return (Err(P2mError::BadRange), Flush::default()),
+        };
         let mut edit = self.edit(mem, src);
         let mut at = gfn.0;
         while at < end {
             let (level, e) = edit.find(Gfn(at));
             if F::is_present(e) {
-                return Err(P2mError::Occupied);
+                return (Err(P2mError::Occupied), Flush::default());
             }
             at = next_multiple(at, level);
         }
@@ -243,11 +244,13 @@ impl<F: EntryFormat> P2m<F> {
         while at < end {
             let to = leaf.offset(at - gfn.0);
             let level = self.level_for(at | to.mfn.0, end - at);
-            edit.set(Gfn(at), level, F::leaf(to, level), &mut |_| {})?;
+            if let Err(e) = edit.set(Gfn(at), level, F::leaf(to, level), &mut |_| {}) {
+                return (Err(e), edit.finish());
+            }
             at += 1 << (9 * level);
         }
         // Empty tables may have made room for large leaves.
-        Ok(edit.finish())
+        (Ok(()), edit.finish())
     }
 
     /// Largest leaf for an address of that alignment.

@@ -162,9 +162,9 @@ impl Scene {
         assert!(w.frames.put_alloc(old.expect("it was mapped").mfn, d.id));
         let new = w.frames.alloc(&w.mem, d.id, AllocArgs::order(0));
         let leaf = Leaf::new(new.expect("enough memory"), P2mType::RamRw);
-        let mapped = d.p2m.map_range(&w.mem, &src, Gfn(gfn), 1, leaf);
-        d.p2m
-            .flushed(&w.mem, &src, mapped.expect("no table needed"));
+        let (mapped, flush) = d.p2m.map_range(&w.mem, &src, Gfn(gfn), 1, leaf);
+        assert_eq!(mapped, Ok(()));
+        d.p2m.flushed(&w.mem, &src, flush);
     }
 
     /// Does something while two vCPUs borrow.

@@ -65,7 +65,7 @@ impl World {
                 P2mType::RamRw
             };
             let _ = p2m
-                .map_range(mem, &src, Gfn(gfn), 1, Leaf::new(mfn, t))
+                .set_entry(mem, &src, Gfn(gfn), Leaf::new(mfn, t))
                 .unwrap();
         }
         let config = Config {

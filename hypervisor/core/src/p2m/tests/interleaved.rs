@@ -71,16 +71,10 @@ impl Scene {
         let (_, cleared) = self
             .p2m
             .unmap_range(mem, &src, Gfn(LARGE), LARGE, u64::MAX, |_| {});
-        let mapped = self.p2m.map_range(mem, &src, Gfn(LARGE), count, DEVICE);
+        let (mapped, flush) = self.p2m.map_range(mem, &src, Gfn(LARGE), count, DEVICE);
         // Another writer may have been quicker.
-        let flush = match mapped {
-            Ok(flush) => cleared.and(flush),
-            Err(e) => {
-                assert_eq!(e, P2mError::Occupied);
-                cleared
-            }
-        };
-        self.p2m.flushed(mem, &src, flush);
+        assert!(matches!(mapped, Ok(()) | Err(P2mError::Occupied)));
+        self.p2m.flushed(mem, &src, cleared.and(flush));
     }
 
     fn retype(&self) {
