@@ -7,6 +7,7 @@ use guest_image::payload::Payload;
 use radon_core::cmdline;
 use radon_core::dom0::acpi::{AcpiSource, AcpiTables, HostTable, IoApicEntry, ProcessorEntries};
 use radon_core::dom0::memory_map::{HostMap, MAX_ENTRIES};
+use radon_core::iommu::Description;
 use std::ops::Range;
 use xen_abi::{DomId, EvtchnPort, Gfn};
 use xenstore::wire::{Decoder, PAYLOAD_MAX, join};
@@ -186,8 +187,8 @@ pub(crate) fn acpi(data: &[u8]) {
 }
 
 pub(crate) fn dmar(data: &[u8]) {
-    match radon_core::iommu::dmar::parse(data) {
-        Ok(dmar) => {
+    match Description::parse(*b"DMAR", data).expect("known") {
+        Ok(Description::Vtd(dmar)) => {
             assert!(!dmar.units.is_empty());
             for unit in &dmar.units {
                 assert!(unit.base.0 != 0 && unit.base.0 & 0xfff == 0 && unit.base.0 >> 52 == 0);
@@ -198,13 +199,14 @@ pub(crate) fn dmar(data: &[u8]) {
                 assert!(region.frames.start < region.frames.end && region.frames.end <= 1 << 40);
             }
         }
-        Err(error) => check_message(&error.to_string()),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => check_message(&error),
     }
 }
 
 pub(crate) fn ivrs(data: &[u8]) {
-    match radon_core::iommu::ivrs::parse(data) {
-        Ok(ivrs) => {
+    match Description::parse(*b"IVRS", data).expect("known") {
+        Ok(Description::AmdVi(ivrs)) => {
             assert!(!ivrs.units.is_empty());
             for unit in &ivrs.units {
                 let base = unit.base.0;
@@ -220,7 +222,8 @@ pub(crate) fn ivrs(data: &[u8]) {
                 assert!(region.frames.start < region.frames.end && region.frames.end <= 1 << 40);
             }
         }
-        Err(error) => check_message(&error.to_string()),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => check_message(&error),
     }
 }
 

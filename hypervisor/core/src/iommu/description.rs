@@ -33,19 +33,13 @@ impl Description {
     /// # Errors
     /// What is wrong with it, in one sentence.
     pub fn parse(signature: [u8; 4], table: &[u8]) -> Option<Result<Self, String>> {
-        match &signature {
-            b"DMAR" => Some(
-                dmar::parse(table)
-                    .map(Self::Vtd)
-                    .map_err(|e| format!("{e}")),
-            ),
-            b"IVRS" => Some(
-                ivrs::parse(table)
-                    .map(Self::AmdVi)
-                    .map_err(|e| format!("{e}")),
-            ),
-            _ => None,
-        }
+        let (name, parsed) = match &signature {
+            b"DMAR" => ("DMAR", dmar::parse(table).map(Self::Vtd)),
+            b"IVRS" => ("IVRS", ivrs::parse(table).map(Self::AmdVi)),
+            _ => return None,
+        };
+        let said = |e| format!("the ACPI table {name} {e}: update the firmware");
+        Some(parsed.map_err(said))
     }
 
     /// What its units are called.

@@ -1,23 +1,19 @@
 //! The ACPI table DMAR: where VT-d's units are and which memory firmware wants its devices to reach.
 //!
-//! The firmware is not hostile, but it is often wrong: everything is bounded, and the first thing
-//! that does not fit gives up the whole table.  Half of a description would leave devices behind a
-//! unit that nobody drives.
-//!
 //! Device scopes are counted only: all devices share one set of tables, so which of them a
 //! unit translates makes no difference to what is written into it.
 //!
 //! Source: Intel VT-d specification 4.1, chapter 8.
 
 use alloc::vec::Vec;
-use core::fmt;
 
 use xen_abi::Maddr;
 
 use super::Reserved;
+use super::firmware::{Broken, MOST, le16, le64, structures};
 
-/// The ACPI header, the address width, flags and a reserved field.
-const HEADER: usize = 48;
+/// Where the address width stands, less one.
+const WIDTH: usize = 36;
 const DRHD: u16 = 0;
 const RMRR: u16 = 1;
 const DRHD_HEADER: usize = 16;
@@ -28,8 +24,6 @@ const SCOPE_HEADER: usize = 6;
 const ENDPOINT: u8 = 1;
 const BRIDGE: u8 = 2;
 const INCLUDE_PCI_ALL: u8 = 1;
-/// More of either than any machine has.
-const MOST: usize = 256;
 
 /// A remapping unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,85 +57,28 @@ pub struct Dmar {
     pub reserved: Vec<Reserved>,
 }
 
-/// Why the table cannot be used. One sentence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
-    /// It ends before its first structure.
-    Truncated,
-    /// The structure at this offset leaves the table or is too short for its kind.
-    Structure(usize),
-    /// A device scope in the structure at this offset does not fit into it.
-    Scope(usize),
-    /// Registers at no usable address.
-    Registers(u64),
-    /// Two units of one address.
-    Twice(u64),
-    /// A region that ends before it begins, or is not made of pages.
-    Region(u64, u64),
-    /// There is no unit in it.
-    NoUnit,
-    /// There are more units or regions in it than any machine has.
-    TooMany,
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the ACPI table DMAR ")?;
-        match self {
-            Self::Truncated => f.write_str("is cut off"),
-            Self::Structure(at) => write!(f, "has a structure at {at:#x} that does not fit"),
-            Self::Scope(at) => write!(f, "has a device scope that leaves its structure at {at:#x}"),
-            Self::Registers(base) => write!(f, "has a unit without usable registers ({base:#x})"),
-            Self::Twice(base) => write!(f, "names the unit at {base:#x} twice"),
-            Self::Region(first, last) => {
-                write!(
-                    f,
-                    "reserves {first:#x}-{last:#x}, which is no range of pages"
-                )
-            }
-            Self::NoUnit => f.write_str("names no unit"),
-            Self::TooMany => f.write_str("names too many units or regions"),
-        }?;
-        f.write_str(": update the firmware")
-    }
-}
-
-fn le16(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn le64(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
-}
-
 /// Reads the table.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn parse(table: &[u8]) -> Result<Dmar, Broken> {
-    let head = table.get(..HEADER).ok_or(Broken::Truncated)?;
+    let width = table.get(WIDTH).ok_or(Broken::Truncated)?;
     let mut dmar = Dmar {
-        address_bits: head[36].saturating_add(1).min(64),
+        address_bits: width.saturating_add(1).min(64),
         ..Dmar::default()
     };
-    let mut at = HEADER;
-    while at < table.len() {
-        let broken = Broken::Structure(at);
-        let kind = le16(table, at).ok_or(broken)?;
-        let len = usize::from(le16(table, at + 2).ok_or(broken)?);
-        let body = table.get(at..at + len).filter(|b| b.len() >= 4);
-        let body = body.ok_or(broken)?;
-        match kind {
-            DRHD => add_unit(&mut dmar, at, body)?,
-            RMRR => add_reserved(&mut dmar, at, body)?,
+    structures(table, |at, body| {
+        match le16(body, 0) {
+            Some(DRHD) => add_unit(&mut dmar, at, body)?,
+            Some(RMRR) => add_reserved(&mut dmar, at, body)?,
             // ATSR, RHSA, ANDD and later ones: nothing here depends on them.
             _ => {}
         }
         if dmar.units.len() > MOST || dmar.reserved.len() > MOST {
             return Err(Broken::TooMany);
         }
-        at += len;
-    }
+        Ok(())
+    })?;
     if dmar.units.is_empty() {
         return Err(Broken::NoUnit);
     }
@@ -162,7 +99,7 @@ fn add_unit(dmar: &mut Dmar, at: usize, body: &[u8]) -> Result<(), Broken> {
         base: Maddr(base),
         segment,
         covers_rest: body[4] & INCLUDE_PCI_ALL != 0,
-        devices: devices(body.get(DRHD_HEADER..).ok_or(broken)?).ok_or(Broken::Scope(at))?,
+        devices: devices(body.get(DRHD_HEADER..).ok_or(broken)?).ok_or(Broken::Devices(at))?,
     });
     Ok(())
 }
@@ -175,7 +112,7 @@ fn add_reserved(dmar: &mut Dmar, at: usize, body: &[u8]) -> Result<(), Broken> {
     if !is_range {
         return Err(Broken::Region(first, last));
     }
-    devices(body.get(RMRR_HEADER..).ok_or(broken)?).ok_or(Broken::Scope(at))?;
+    devices(body.get(RMRR_HEADER..).ok_or(broken)?).ok_or(Broken::Devices(at))?;
     dmar.reserved.push(Reserved {
         segment: le16(body, 6).ok_or(broken)?,
         frames: first >> 12..(last >> 12) + 1,
@@ -201,12 +138,13 @@ fn devices(mut bytes: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::iommu::firmware::HEADER;
     use proptest::prelude::*;
 
     fn header() -> Vec<u8> {
         let mut t = b"DMAR".to_vec();
         t.resize(HEADER, 0);
-        t[36] = 38;
+        t[WIDTH] = 38;
         t
     }
 
@@ -277,11 +215,11 @@ mod tests {
             ),
             (
                 table(&[drhd(0xfed9_0000, 1, &[1, 0, 0, 0])]),
-                Broken::Scope(48),
+                Broken::Devices(48),
             ),
             (
                 table(&[drhd(0xfed9_0000, 1, &[1, 10, 0, 0, 0, 0, 2, 0])]),
-                Broken::Scope(48),
+                Broken::Devices(48),
             ),
             (
                 table(&[drhd(0xfed9_0010, 1, &[])]),
@@ -295,7 +233,7 @@ mod tests {
         ];
         for (bytes, why) in cases {
             assert_eq!(parse(&bytes), Err(why));
-            assert!(why.to_string().starts_with("the ACPI table DMAR "));
+            assert!(!why.to_string().contains('\n'));
         }
     }
 

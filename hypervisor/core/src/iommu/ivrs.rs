@@ -1,7 +1,5 @@
 //! The ACPI table IVRS: where AMD-Vi's units are and which memory firmware wants its devices to reach.
 //!
-//! As with VT-d's table ([`dmar`](super::dmar)), the first thing that does not fit gives up the whole table.
-//!
 //! A unit may be described several times, for older and newer system software: the block of the highest
 //! type counts.  Devices are counted only, since all have the same translation; what is kept of
 //! them is how the firmware wants messages of theirs treated ([`Setting`]).
@@ -9,20 +7,18 @@
 //! Source: AMD I/O Virtualization specification 3.08, 5.2.
 
 use alloc::vec::Vec;
-use core::fmt;
 use core::ops::RangeInclusive;
 
 use xen_abi::Maddr;
 
 use super::Reserved;
+use super::firmware::{Broken, MOST, le16, le32, le64, structures};
 use crate::vpci::Sbdf;
 
-/// The ACPI header, IVinfo and a reserved field.
-const HEADER: usize = 48;
 /// Blocks of units: I/O virtualization hardware definitions.
 const IVHD: [u8; 3] = [0x10, 0x11, 0x40];
 /// Blocks of memory, for all devices, one, and a range: I/O virtualization memory definitions.
-const IVMD: core::ops::RangeInclusive<u8> = 0x20..=0x22;
+const IVMD: RangeInclusive<u8> = 0x20..=0x22;
 /// Bytes of a block of memory.
 const IVMD_SIZE: usize = 32;
 /// IVMD: mapped to itself, and not translated at all, which comes to the same.
@@ -31,8 +27,7 @@ const EXCLUDED: u8 = 1 << 3;
 /// Bytes of registers, and with performance counters.
 const REGISTERS: u64 = 0x4000;
 const REGISTERS_WITH_COUNTERS: u64 = 0x8_0000;
-/// More of anything than any machine has.
-const MOST: usize = 256;
+/// More than any machine has.
 const MOST_SETTINGS: usize = 1 << 12;
 
 /// How messages of some devices are treated that are neither accesses to memory nor interrupts: the byte
@@ -85,89 +80,26 @@ pub struct Ivrs {
     pub reserved: Vec<Reserved>,
 }
 
-/// Why the table cannot be used. One sentence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
-    /// It ends before its first block.
-    Truncated,
-    /// The block at this offset leaves the table or is too short for its kind.
-    Block(usize),
-    /// A device entry in the block at this offset does not fit into it, or a range has one end only.
-    Device(usize),
-    /// Registers at no usable address.
-    Registers(u64),
-    /// A unit's capability at no usable offset.
-    Capability(u16),
-    /// Two units of one address, or one unit twice.
-    Twice(u64),
-    /// A region that is empty, or not made of pages.
-    Region(u64, u64),
-    /// There is no unit in it.
-    NoUnit,
-    /// There are more units, regions or settings in it than any machine has.
-    TooMany,
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the ACPI table IVRS ")?;
-        match self {
-            Self::Truncated => f.write_str("is cut off"),
-            Self::Block(at) => write!(f, "has a block at {at:#x} that does not fit"),
-            Self::Device(at) => write!(f, "has a device entry that breaks its block at {at:#x}"),
-            Self::Registers(base) => write!(f, "has a unit without usable registers ({base:#x})"),
-            Self::Capability(at) => write!(f, "has a unit without a usable capability ({at:#x})"),
-            Self::Twice(base) => write!(f, "names the unit at {base:#x} twice"),
-            Self::Region(first, size) => write!(
-                f,
-                "reserves {size:#x} bytes at {first:#x}, which are no pages"
-            ),
-            Self::NoUnit => f.write_str("names no unit"),
-            Self::TooMany => f.write_str("names too many units, regions or devices"),
-        }?;
-        f.write_str(": update the firmware")
-    }
-}
-
-fn le16(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn le32(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn le64(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
-}
-
 /// Reads the table.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn parse(table: &[u8]) -> Result<Ivrs, Broken> {
-    if table.len() < HEADER {
-        return Err(Broken::Truncated);
-    }
     let mut ivrs = Ivrs::default();
-    let mut at = HEADER;
-    while at < table.len() {
-        let broken = Broken::Block(at);
-        let len = usize::from(le16(table, at + 2).ok_or(broken)?);
-        let body = table.get(at..at + len).filter(|b| b.len() >= 4);
-        let body = body.ok_or(broken)?;
+    structures(table, |at, body| {
         if IVHD.contains(&body[0]) {
             add_unit(&mut ivrs.units, read_unit(at, body)?)?;
         } else if IVMD.contains(&body[0]) {
-            ivrs.reserved
-                .extend(read_region(body.get(..IVMD_SIZE).ok_or(broken)?)?);
+            ivrs.reserved.extend(read_region(
+                body.get(..IVMD_SIZE).ok_or(Broken::Structure(at))?,
+            )?);
         }
         // Later kinds: nothing here depends on them.
         if ivrs.units.len() > MOST || ivrs.reserved.len() > MOST {
             return Err(Broken::TooMany);
         }
-        at += len;
-    }
+        Ok(())
+    })?;
     for (i, unit) in ivrs.units.iter().enumerate() {
         if ivrs.units[..i].iter().any(|u| u.base == unit.base) {
             return Err(Broken::Twice(unit.base.0));
@@ -191,7 +123,7 @@ fn add_unit(units: &mut Vec<UnitAt>, unit: UnitAt) -> Result<(), Broken> {
 }
 
 fn read_unit(at: usize, body: &[u8]) -> Result<UnitAt, Broken> {
-    let broken = Broken::Block(at);
+    let broken = Broken::Structure(at);
     let kind = body[0];
     let base = le64(body, 8).ok_or(broken)?;
     let features = le32(body, 20).ok_or(broken)?;
@@ -225,7 +157,7 @@ fn read_unit(at: usize, body: &[u8]) -> Result<UnitAt, Broken> {
         devices: 0,
         settings: Vec::new(),
     };
-    read_devices(&mut unit, body.get(header..).ok_or(broken)?).ok_or(Broken::Device(at))?;
+    read_devices(&mut unit, body.get(header..).ok_or(broken)?).ok_or(Broken::Devices(at))?;
     if unit.settings.len() > MOST_SETTINGS {
         return Err(Broken::TooMany);
     }
@@ -324,7 +256,7 @@ fn read_region(body: &[u8]) -> Result<Option<Reserved>, Broken> {
             segment: le16(body, 8).unwrap_or(0),
             frames: first >> 12..end >> 12,
         })),
-        _ => Err(Broken::Region(first, size)),
+        _ => Err(Broken::Extent(first, size)),
     }
 }
 

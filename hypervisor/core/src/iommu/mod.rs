@@ -19,6 +19,7 @@ pub mod bypass;
 pub mod description;
 pub mod dmar;
 mod fault;
+pub mod firmware;
 pub mod ivrs;
 mod queue;
 pub mod table;

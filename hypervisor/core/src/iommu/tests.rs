@@ -109,6 +109,15 @@ fn units_are_brought_up_whatever_the_firmware_left() {
 }
 
 #[test]
+fn a_broken_table_is_named_with_what_to_do() {
+    let said = |signature| Description::parse(signature, &[0; 47]).map(|r| r.expect_err("broken"));
+    let why = "is cut off: update the firmware";
+    assert_eq!(said(*b"DMAR"), Some(format!("the ACPI table DMAR {why}")));
+    assert_eq!(said(*b"IVRS"), Some(format!("the ACPI table IVRS {why}")));
+    assert_eq!(said(*b"APIC"), None);
+}
+
+#[test]
 fn what_cannot_be_driven_is_said_in_one_sentence_and_left_alone() {
     let hw = machine();
     let unit = |cap, ecap| FakeUnit::new(hw.0.clone(), cap, ecap);

@@ -1,6 +1,7 @@
 //! Tables as firmware writes them, and as it should not.
 
 use super::*;
+use crate::iommu::firmware::HEADER;
 use proptest::prelude::*;
 
 fn header() -> Vec<u8> {
@@ -141,10 +142,10 @@ fn what_does_not_fit_gives_up_the_table_in_one_sentence() {
         (vec![0; 47], Broken::Truncated),
         (table(&[]), Broken::NoUnit),
         (table(&[ivmd(1, 0x1000, 0x1000)]), Broken::NoUnit),
-        (table(&[changed(2, 0)]), Broken::Block(48)),
-        (table(&[changed(2, 23)]), Broken::Block(48)),
-        (table(&[changed(2, 45)]), Broken::Block(48)),
-        (table(&[unit(), vec![0x10]]), Broken::Block(48 + 44)),
+        (table(&[changed(2, 0)]), Broken::Structure(48)),
+        (table(&[changed(2, 23)]), Broken::Structure(48)),
+        (table(&[changed(2, 45)]), Broken::Structure(48)),
+        (table(&[unit(), vec![0x10]]), Broken::Structure(48 + 44)),
         (table(&[changed(8, 0x10)]), Broken::Registers(BASE + 0x10)),
         (table(&[changed(6, 0x3c)]), Broken::Capability(0x3c)),
         (table(&[changed(6, 0xf0)]), Broken::Capability(0xf0)),
@@ -153,23 +154,23 @@ fn what_does_not_fit_gives_up_the_table_in_one_sentence() {
             table(&[unit(), ivhd(0x11, 3, BASE, 0, &[])]),
             Broken::Twice(BASE),
         ),
-        (table(&[with(&[0x42, 0, 0, 0, 0])]), Broken::Device(48)),
-        (table(&[with(&[4, 0, 0, 0])]), Broken::Device(48)),
-        (table(&[with(&[3, 0, 0, 0])]), Broken::Device(48)),
+        (table(&[with(&[0x42, 0, 0, 0, 0])]), Broken::Devices(48)),
+        (table(&[with(&[4, 0, 0, 0])]), Broken::Devices(48)),
+        (table(&[with(&[3, 0, 0, 0])]), Broken::Devices(48)),
         (
             table(&[with(&[3, 9, 0, 0, 4, 8, 0, 0])]),
-            Broken::Device(48),
+            Broken::Devices(48),
         ),
-        (table(&[with(&name)]), Broken::Device(48)),
-        (table(&[with(&[0xf1; 32])]), Broken::Device(48)),
+        (table(&[with(&name)]), Broken::Devices(48)),
+        (table(&[with(&[0xf1; 32])]), Broken::Devices(48)),
         (
             table(&[unit(), ivmd(1, 0x2000, 0x800)]),
-            Broken::Region(0x2000, 0x800),
+            Broken::Extent(0x2000, 0x800),
         ),
     ];
     for (bytes, why) in cases {
         assert_eq!(parse(&bytes), Err(why));
-        assert!(why.to_string().starts_with("the ACPI table IVRS "));
+        assert!(!why.to_string().contains('\n'));
     }
 }
 
@@ -202,7 +203,7 @@ proptest! {
         let unit = ivhd(0x40, 2, BASE, 0, &devices);
         match parse(&table(&[unit])) {
             Ok(ivrs) => prop_assert!(ivrs.units[0].devices <= devices.len() / 4),
-            Err(why) => prop_assert_eq!(why, Broken::Device(HEADER)),
+            Err(why) => prop_assert_eq!(why, Broken::Devices(HEADER)),
         }
     }
 }
