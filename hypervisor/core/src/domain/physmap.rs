@@ -134,28 +134,35 @@ impl<'a, M: Machine> Changes<'a, M> {
                 return Ok(());
             }
             Err(crate::p2m::P2mError::Occupied) => {}
-            // A part of a large extent may be mapped: take it out again with the rest.
-            Err(_) => return self.abandon(gfn, mfn, count),
+            Err(_) => return self.abandon(gfn, mfn, 0, count),
         }
         for i in 0..count {
-            let (gfn, leaf) = (Gfn(gfn.0 + i), leaf.offset(i));
-            if self.replace(gfn, leaf, is_ours).is_err() {
-                return self.abandon(Gfn(gfn.0 - i), mfn, count);
+            let (at, leaf) = (Gfn(gfn.0 + i), leaf.offset(i));
+            if self.replace(at, leaf, is_ours).is_err() {
+                return self.abandon(gfn, mfn, i, count);
             }
-            hv.m2p.set(leaf.mfn, gfn, 1);
+            hv.m2p.set(leaf.mfn, at, 1);
         }
         Ok(())
     }
 
-    /// Frees an extent that could not be mapped in full.
-    fn abandon(&mut self, gfn: Gfn, mfn: Mfn, count: u64) -> Result<(), Errno> {
-        for i in 0..count {
-            let (gfn, frame) = (Gfn(gfn.0 + i), Mfn(mfn.0 + i));
-            let is_there = self.d.p2m.lookup(&self.hv.machine, gfn);
-            let is_there = is_there.is_some_and(|m| m.mfn == frame);
-            if !(is_there && self.remove(gfn).is_ok()) {
-                let _ = self.hv.mm.put_alloc(frame, self.d.id);
+    /// Takes an extent back of which `placed` frames found their place.
+    ///
+    /// Another vCPU of the domain may have moved these on or taken them out since. Whoever takes a
+    /// frame out of the p2m gives it back: here only what still is where it was put.
+    fn abandon(&mut self, gfn: Gfn, mfn: Mfn, placed: u64, count: u64) -> Result<(), Errno> {
+        let (hv, d) = (self.hv, self.d);
+        let src = hv.mm.xen(&hv.machine);
+        for i in 0..placed {
+            let (gfn, mfn) = (Gfn(gfn.0 + i), Mfn(mfn.0 + i));
+            if let Ok((old, flush)) = d.p2m.unmap_frame(&hv.machine, &src, gfn, mfn) {
+                self.note(Some(old), flush);
             }
+        }
+        // The others may have been mapped for a moment.
+        self.finish();
+        for i in placed..count {
+            let _ = hv.mm.put_alloc(Mfn(mfn.0 + i), d.id);
         }
         Err(Errno::ENOMEM)
     }

@@ -105,6 +105,7 @@ pub(super) struct Pinned {
 pub(super) struct Table {
     pub(super) version: Version,
     pub(super) shared: Vec<Mfn>,
+    /// Used in version 2, kept in version 1.
     pub(super) status: Vec<Mfn>,
     active: Vec<Vec<Active>>,
     /// Active entries that are pinned.
@@ -187,7 +188,11 @@ impl GrantTable {
 
     /// Status frames now; none in version 1.
     pub fn status_count(&self) -> u32 {
-        self.lock().status.len() as u32
+        let t = self.lock();
+        match t.version {
+            Version::V1 => 0,
+            Version::V2 => t.status.len() as u32,
+        }
     }
 
     /// Frames of a kind at most (`XENMEM_acquire_resource` with no frames).

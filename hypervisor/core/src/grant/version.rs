@@ -4,7 +4,7 @@ use xen_abi::grant_table::{
     GNTTAB_NR_RESERVED_ENTRIES, GTF_permit_access, GTF_reading, GTF_sub_page, GTF_transitive,
     GTF_type_mask, GTF_writing,
 };
-use xen_abi::{Errno, GrantRef, Mfn};
+use xen_abi::{Errno, GrantRef};
 
 use super::Status;
 use super::entry::{Raw, Version};
@@ -22,15 +22,14 @@ impl GrantTable {
 
     /// `GNTTABOP_set_version`.
     ///
-    /// All entries but the reserved first eight must be unused, and are cleared.  When version 2
-    /// is left, `retire` is called for each status frame and must take it out of the domain's
-    /// p2m, flush included.
+    /// All entries but the reserved first eight must be unused, and are cleared. Status frames
+    /// are kept when version 2 is left, where they are in the guest's memory too: to free them, they would
+    /// have to leave it while another vCPU maps them. They serve the next switch.
     pub fn set_version<M: FrameMem>(
         &self,
         mem: &M,
         frames: &FrameTable,
         version: u32,
-        mut retire: impl FnMut(Mfn) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let to = match version {
             1 => Version::V1,
@@ -58,16 +57,9 @@ impl GrantTable {
                 Version::V2 => to_v2(raw),
             };
         }
-        let shared = t.shared.len() as u32;
-        match to {
-            Version::V2 => t.add_status(mem, frames, self.dom(), shared)?,
-            Version::V1 => {
-                while let Some(&mfn) = t.status.last() {
-                    retire(mfn)?;
-                    t.status.pop();
-                    let _ = frames.put_shared(mfn, self.dom());
-                }
-            }
+        if to == Version::V2 {
+            let shared = t.shared.len() as u32;
+            t.add_status(mem, frames, self.dom(), shared)?;
         }
         t.version = to;
         for &mfn in t.shared.iter().chain(&t.status) {

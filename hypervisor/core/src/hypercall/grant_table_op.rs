@@ -17,7 +17,6 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 use super::{Ctx, Flow, OK, OpResult, ops};
 use crate::access::{Granted, Hook, Target};
 use crate::domain::Domain;
-use crate::domain::physmap::Changes;
 use crate::grant::translated::{P2mBorrower, P2mLender};
 use crate::grant::{
     CopyArgs, FrameKind, MapArgs, PendingUnmap, Place, Status, UnmapArgs, copy as copy_grant,
@@ -390,31 +389,9 @@ fn query_size<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -
 
 fn set_version<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
     let mut s: GnttabSetVersion = c.read(a[0])?;
-    let (hv, d) = (c.hv, c.d);
-    let place_of = |mfn| {
-        let gfn = hv.m2p.get(mfn)?;
-        let there = d.p2m.lookup(&hv.machine, gfn);
-        there.is_some_and(|m| m.mfn == mfn).then_some(gfn)
-    };
-    if s.version == 1 {
-        // Status frames leave the guest's memory, and TLBs, before they are freed.
-        let mut changes = Changes::new(hv, d);
-        for i in 0..d.grant.status_count() {
-            if let Ok(mfn) = d.grant.frame(&hv.machine, hv.mm, FrameKind::Status, i) {
-                if let Some(gfn) = place_of(mfn) {
-                    changes.remove(gfn)?;
-                }
-                hv.mm.put(mfn);
-            }
-        }
-    }
-    d.grant
-        .set_version(&hv.machine, hv.mm, s.version, |mfn| match place_of(mfn) {
-            // Another vCPU mapped it again meanwhile.
-            Some(_) => Err(Errno::EBUSY),
-            None => Ok(()),
-        })?;
-    s.version = d.grant.version();
+    let (hv, grant) = (c.hv, &c.d.grant);
+    grant.set_version(&hv.machine, hv.mm, s.version)?;
+    s.version = grant.version();
     c.write(a[0], &s)?;
     OK
 }

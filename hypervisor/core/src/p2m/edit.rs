@@ -94,6 +94,18 @@ impl<M: FrameMem, S: FrameSource + ?Sized, F: EntryFormat> Edit<'_, M, S, F> {
         Ok(())
     }
 
+    /// Makes the leaves that were just mapped from `from` to `end` holes again.
+    #[cold]
+    pub(super) fn take_back(&mut self, from: u64, end: u64) {
+        let mut at = from;
+        while at < end {
+            let (level, _) = self.find(Gfn(at));
+            // Its tables are there: this needs no memory.
+            let _ = self.set(Gfn(at), level, 0, &mut |_| {});
+            at = ((at >> (9 * level)) + 1) << (9 * level);
+        }
+    }
+
     /// Replaces a hole or a leaf by a table of the same meaning. Returns the new entry.
     #[cold]
     fn split(&mut self, at: Maddr, level: u8, e: u64) -> Result<u64, P2mError> {

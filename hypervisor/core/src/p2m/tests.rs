@@ -455,7 +455,7 @@ fn a_table_is_freed_only_after_its_flush() {
 }
 
 #[test]
-fn a_range_that_is_mapped_in_part_has_its_flush() {
+fn a_range_that_was_mapped_in_part_is_a_hole_after_its_flush() {
     let mem = FakeMem::new(64, 1);
     let p2m = P2m::<Ept>::new(&mem, OWNER, LeafLimit::G1).expect("memory");
     let ram = Leaf::new(Mfn(0), P2mType::RamRw);
@@ -467,10 +467,34 @@ fn a_range_that_is_mapped_in_part_has_its_flush() {
     mem.limit_allocations(Some(0));
     let (mapped, flush) = p2m.map_range(&mem, &mem, Gfn(0), 513, ram);
     assert_eq!(mapped, Err(P2mError::NoMemory));
-    assert!(p2m.lookup(&mem, Gfn(511)).is_some() && p2m.lookup(&mem, Gfn(512)).is_none());
+    assert!([0, 511, 512].map(|g| p2m.lookup(&mem, Gfn(g))) == [None; 3]);
     assert!(flush.is_needed());
     p2m.flushed(&mem, &mem, flush);
     assert_eq!(mem.frames_out(), 3);
+}
+
+#[test]
+fn a_frame_leaves_only_from_where_it_is() {
+    let mem = FakeMem::new(2048, 1);
+    let p2m = P2m::<Ept>::new(&mem, OWNER, LeafLimit::G1).expect("memory");
+    let ram = Leaf::new(Mfn(512), P2mType::RamRw);
+    assert_eq!(p2m.map_range(&mem, &mem, Gfn(0), 512, ram).0, Ok(()));
+    let leave = |g, m| p2m.unmap_frame(&mem, &mem, Gfn(g), Mfn(m));
+    for (g, m) in [(7, 512), (7, 518), (512, 512), (512, 0)] {
+        assert_eq!(leave(g, m), Err(P2mError::WrongType));
+    }
+    assert_eq!(leave(1 << 36, 512), Err(P2mError::BadRange));
+    mem.limit_allocations(Some(0));
+    assert_eq!(leave(7, 519), Err(P2mError::NoMemory));
+    mem.limit_allocations(None);
+    let (old, flush) = leave(7, 519).expect("it is there");
+    assert_eq!(
+        (old.gfn, old.mfn, old.order, old.t),
+        (Gfn(7), Mfn(519), 0, P2mType::RamRw)
+    );
+    assert!(flush.is_needed() && p2m.lookup(&mem, Gfn(7)).is_none());
+    assert!(p2m.lookup(&mem, Gfn(6)).is_some() && p2m.lookup(&mem, Gfn(8)).is_some());
+    assert_eq!(leave(7, 519), Err(P2mError::WrongType));
 }
 
 #[test]

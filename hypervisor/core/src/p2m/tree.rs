@@ -25,7 +25,7 @@ pub enum LeafLimit {
 /// Why a change was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum P2mError {
-    /// No frame for a table, or the domain's limit of tables is reached. A range may be done in part.
+    /// No frame for a table, or the domain's limit of tables is reached. A range may have been changed in part.
     NoMemory,
     /// Something is mapped there already; nothing was changed.
     Occupied,
@@ -216,8 +216,8 @@ impl<F: EntryFormat> P2m<F> {
     /// Maps `count` frames from `leaf.mfn` at `gfn`, in the largest leaves that fit, where nothing is mapped.
     ///
     /// # Errors
-    /// `Occupied` and `BadRange` change nothing. After `NoMemory` a part may be mapped, and needs a
-    /// flush as after a success.
+    /// `Occupied` and `BadRange` change nothing. With `NoMemory` a part was mapped for a moment: before
+    /// its frames are used for anything else, the flush is due as after a success.
     pub fn map_range<M: FrameMem>(
         &self,
         mem: &M,
@@ -245,6 +245,7 @@ impl<F: EntryFormat> P2m<F> {
             let to = leaf.offset(at - gfn.0);
             let level = self.level_for(at | to.mfn.0, end - at);
             if let Err(e) = edit.set(Gfn(at), level, F::leaf(to, level), &mut |_| {}) {
+                edit.take_back(gfn.0, at);
                 return (Err(e), edit.finish());
             }
             at += 1 << (9 * level);
@@ -423,6 +424,36 @@ impl<F: EntryFormat> P2m<F> {
         let new = edit.retyped(gfn, 0, e, change.to);
         edit.set(gfn, 0, new, &mut |_| {})?;
         Ok(edit.finish())
+    }
+
+    /// Makes one guest frame a hole if it maps this machine frame.
+    ///
+    /// # Errors
+    /// `WrongType` when it does not; `BadRange`; `NoMemory` when a large leaf had to be split. All change nothing.
+    pub fn unmap_frame<M: FrameMem>(
+        &self,
+        mem: &M,
+        src: &(impl FrameSource + ?Sized),
+        gfn: Gfn,
+        mfn: Mfn,
+    ) -> Result<(Old, Flush), P2mError> {
+        if gfn.0 >= GFN_LIMIT {
+            return Err(P2mError::BadRange);
+        }
+        let mut edit = self.edit(mem, src);
+        let (level, e) = edit.find(gfn);
+        let within = gfn.0 & ((1 << (9 * level)) - 1);
+        if !F::is_present(e) || F::mfn(e).0 + within != mfn.0 {
+            return Err(P2mError::WrongType);
+        }
+        let old = Old {
+            gfn,
+            mfn,
+            order: 0,
+            t: F::p2m_type(e),
+        };
+        edit.set(gfn, 0, 0, &mut |_| {})?;
+        Ok((old, edit.finish()))
     }
 
     /// Makes one guest frame a hole if it is this grant mapping.

@@ -58,7 +58,7 @@ impl Scene {
 
     fn set_version(&self, version: u32) -> Result<(), Errno> {
         let table = &self.w.dom(LENDER).table;
-        table.set_version(&self.w.mem, &self.w.frames, version, |_| Ok(()))
+        table.set_version(&self.w.mem, &self.w.frames, version)
     }
 
     /// One of the grants; in half of the schedules always the same, to have more vCPUs at it.

@@ -93,7 +93,7 @@ impl Model {
             }
             14 => {
                 let table = &self.w.dom(from).table;
-                let _ = table.set_version(&self.w.mem, &self.w.frames, 1 + value % 2, |_| Ok(()));
+                let _ = table.set_version(&self.w.mem, &self.w.frames, 1 + value % 2);
             }
             // Anything at all, in d0's entries only.
             _ => self.w.mem.store32(

@@ -10,7 +10,7 @@ use super::super::translated::P2mBorrower;
 use super::super::{FrameKind, Lender, MapArgs, PendingUnmap, Status, UnmapArgs};
 use super::{MAX_FRAMES, READ_ONLY, SLOTS, World};
 use crate::machine::FrameMem;
-use crate::mm::FrameType;
+use crate::mm::{FrameInfo, FrameType};
 use crate::p2m::P2mType;
 
 const RW: u16 = GTF_permit_access;
@@ -314,7 +314,7 @@ fn copies_move_bytes_within_bounds() {
 fn parts_of_pages_can_be_copied_only_within() {
     let w = World::new(2);
     let t = &w.dom(0).table;
-    t.set_version(&w.mem, &w.frames, 2, |_| Ok(())).unwrap();
+    t.set_version(&w.mem, &w.frames, 2).unwrap();
     w.grant(0, 9, RW | GTF_sub_page, 1, 0);
     let at = w.entry(0, 9);
     w.mem.store32(Maddr(at.0 + 4), 100 | 50 << 16);
@@ -364,7 +364,7 @@ fn growth_is_bounded_and_frames_come_with_references() {
         Err(Status::GENERAL_ERROR)
     );
     assert_eq!(t.setup(&w.mem, &w.frames, 4), Ok(()));
-    t.set_version(&w.mem, &w.frames, 2, |_| Ok(())).unwrap();
+    t.set_version(&w.mem, &w.frames, 2).unwrap();
     assert_eq!((t.status_count(), t.version()), (1, 2));
     let status = t.frame(&w.mem, &w.frames, FrameKind::Status, 1).unwrap();
     w.frames.put(status);
@@ -384,14 +384,7 @@ fn growth_is_bounded_and_frames_come_with_references() {
 fn versions_keep_the_reserved_entries() {
     let w = World::new(2);
     let t = &w.dom(0).table;
-    let set = |v| {
-        let mut retired = Vec::new();
-        t.set_version(&w.mem, &w.frames, v, |m: Mfn| {
-            retired.push(m);
-            Ok(())
-        })
-        .map(|()| retired.len())
-    };
+    let set = |v| t.set_version(&w.mem, &w.frames, v);
     assert_eq!(set(3), Err(Errno::EINVAL));
     assert_eq!(set(0), Err(Errno::EINVAL));
     w.grant(0, 1, RW, 1, 2);
@@ -400,7 +393,8 @@ fn versions_keep_the_reserved_entries() {
     let other = w.map(1, 0, 20, 1, false).unwrap();
     assert_eq!(set(2), Err(Errno::EBUSY));
     w.finish(w.unmap(1, other.handle, 1).unwrap());
-    assert_eq!(set(2), Ok(0));
+    assert_eq!(set(2), Ok(()));
+    let status = t.frame(&w.mem, &w.frames, FrameKind::Status, 0);
     assert_eq!(w.header(0, 1), RW);
     assert_eq!(w.in_use(0, 1), GTF_reading | GTF_writing);
     assert_eq!(w.header(0, 20), 0);
@@ -414,10 +408,18 @@ fn versions_keep_the_reserved_entries() {
     w.mem.store32(w.entry(0, 3), GTF_transitive.into());
     assert_eq!(set(1), Err(Errno::ERANGE));
     w.mem.store32(w.entry(0, 3), 0);
-    assert_eq!(set(1), Ok(1));
+    assert_eq!(set(1), Ok(()));
     assert_eq!(w.header(0, 1), RW | GTF_reading | GTF_writing);
     w.finish(w.unmap(1, ring.handle, 0).unwrap());
     assert_eq!(w.header(0, 1), RW);
+    // The status frame stays the table's, whatever may be mapped where, and is used again.
+    let frame = |index| t.frame(&w.mem, &w.frames, FrameKind::Status, index);
+    assert_eq!((t.status_count(), frame(0)), (0, Err(Errno::EINVAL)));
+    let own = |mfn: Mfn| w.frames.info(mfn).and_then(FrameInfo::owner);
+    assert_eq!(own(status.unwrap()), Some(w.dom(0).id));
+    let held = w.frames.account(w.dom(0).id).xenheap();
+    assert_eq!((set(2), frame(0)), (Ok(()), status));
+    assert_eq!(w.frames.account(w.dom(0).id).xenheap(), held);
 }
 
 #[test]

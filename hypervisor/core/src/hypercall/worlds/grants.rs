@@ -6,6 +6,7 @@ use xen_abi::xen as n;
 use xen_abi::{DomId, Errno, Gfn, GrantHandle, GrantRef, Union};
 
 use super::{DOM0_PAGES, LIST, World};
+use crate::mm::FrameInfo;
 use crate::p2m::P2mType;
 
 const DOM0: DomId = DomId(0);
@@ -293,7 +294,7 @@ fn versions_and_sizes() {
             .map(|_| s.version)
     };
     assert_eq!(set(2), Ok(2));
-    // Its status page in the guest's memory is no obstacle to going back.
+    // Its status page in the guest's memory is no obstacle to going back, and stays the table's.
     let mut a = XenAddToPhysmap {
         domid: DomId::SELF,
         size: 0,
@@ -304,8 +305,15 @@ fn versions_and_sizes() {
     w.with(id, n::__HYPERVISOR_memory_op, XENMEM_add_to_physmap, &mut a)
         .unwrap();
     assert!(w.dom(id).p2m.lookup(&w.hv.machine, Gfn(0x180)).is_some());
+    let there = || w.dom(id).p2m.lookup(&w.hv.machine, Gfn(0x180));
+    let status = there().expect("mapped").mfn;
     assert_eq!(set(1), Ok(1));
-    assert!(w.dom(id).p2m.lookup(&w.hv.machine, Gfn(0x180)).is_none());
+    assert_eq!(there().map(|m| m.mfn), Some(status));
+    assert_eq!(w.hv.mm.info(status).and_then(FrameInfo::owner), Some(id));
+    assert_eq!(
+        w.with(id, n::__HYPERVISOR_memory_op, XENMEM_add_to_physmap, &mut a),
+        Err(xen_abi::Errno::EINVAL)
+    );
     let mut v = GnttabGetVersion {
         dom: id,
         pad: 0,

@@ -8,13 +8,16 @@ use xen_abi::event_channel as e;
 use xen_abi::platform::*;
 use xen_abi::sched::*;
 use xen_abi::xen as n;
-use xen_abi::{DomId, Errno, EvtchnPort, Handle, Maddr, Union, VcpuId};
+use xen_abi::{DomId, Errno, EvtchnPort, Gfn, Handle, Maddr, Union, VcpuId};
 
 use super::{World, createdomain};
+use crate::domain::physmap::Changes;
 use crate::domain::vcpu::attention;
 use crate::hvm::backend::{HvmBackend, Reg};
 use crate::hypercall::Flow;
 use crate::machine::{FrameMem, Machine};
+use crate::mm::{AllocArgs, FrameInfo};
+use crate::p2m::{Leaf, P2mType};
 use crate::testing::interleave::{explore, relax, together};
 use crate::time::pvclock::WallClock;
 
@@ -236,5 +239,54 @@ fn the_wall_clock_is_the_one_that_was_set_last() {
         );
         assert_eq!(word(0) & 1, 0);
         w.destroy(DomId(7));
+    });
+}
+
+#[test]
+fn an_extent_that_finds_no_place_takes_back_only_what_is_still_there() {
+    /// Where the extent would go, and where its first frames are moved to meanwhile.
+    const TO: u64 = 0x400;
+    const ELSEWHERE: u64 = 0x500;
+    let w = World::with_frames(FRAMES, 2, 2);
+    let before = w.counts();
+    explore(800, move |_| {
+        let id = w.guest_with(DomId(7), 1, 8);
+        let d = w.dom(id);
+        w.hv.mm.account(id).set_max(64);
+        assert_eq!(w.populate(id, &[TO], 0), 1);
+        // A grant in its last place refuses it, when the other three are taken.
+        let src = w.hv.mm.xen(&w.hv.machine);
+        let own = d.p2m.lookup(&w.hv.machine, Gfn(0)).expect("RAM").mfn;
+        let grant = Leaf::new(own, P2mType::GrantRw);
+        let set = d.p2m.set_entry(&w.hv.machine, &src, Gfn(TO + 3), grant);
+        assert!(set.is_ok());
+        together([
+            Box::new(|| {
+                let mut changes = Changes::new(&w.hv, &d);
+                let done = changes.populate(Gfn(TO), AllocArgs::order(2));
+                assert_eq!(done, Err(Errno::ENOMEM));
+            }) as Task<'_>,
+            Box::new(|| {
+                for i in 0..3 {
+                    let mut changes = Changes::new(&w.hv, &d);
+                    let _ = changes.move_ram(Gfn(ELSEWHERE + i), Gfn(TO + i));
+                }
+            }),
+        ]);
+        // Whatever the guest can reach is its own, and everything of its own can be reached.
+        let mut reached = 0;
+        for gfn in (0..8).chain(TO..TO + 3).chain(ELSEWHERE..ELSEWHERE + 3) {
+            if let Some(m) = d.p2m.lookup(&w.hv.machine, Gfn(gfn)) {
+                let owner = w.hv.mm.info(m.mfn).and_then(FrameInfo::owner);
+                assert_eq!(owner, Some(id), "{gfn:#x} maps a frame that was given back");
+                reached += 1;
+            }
+        }
+        assert_eq!(w.hv.mm.account(id).total(), reached);
+        let gone = d.p2m.unmap_grant(&w.hv.machine, &src, Gfn(TO + 3), grant);
+        assert!(gone.is_ok());
+        drop(d);
+        w.destroy(id);
+        assert_eq!(w.counts(), before);
     });
 }
