@@ -103,7 +103,8 @@ impl<M: Machine> Hypervisor<M> {
             group: None,
         };
         let root = parts.p2m.as_ref().map(P2m::root).ok_or(Errno::ENOMEM)?;
-        parts.hw = self.machine.hvm().new_domain(&src, root);
+        let hw = self.machine.hvm().new_domain(&src, root);
+        parts.hw = Some(hw.ok_or(Errno::ENOMEM)?);
         let shared_info = self.mm.alloc_shared(&self.machine, id)?;
         parts.shared_info = Some(shared_info);
         let group = GroupId(self.group_ids.take().ok_or(Errno::ENOSPC)?);
@@ -165,8 +166,6 @@ impl<M: Machine> Hypervisor<M> {
             d.grant.set_dying();
             d.evtchn.set_dying();
             let _ = d.grant.free_frames(self.mm);
-            self.sched.remove_group(group);
-            self.group_ids.put(group.0);
             self.discard(d);
             return Err(e);
         }

@@ -149,6 +149,8 @@ impl<M: Machine> Hypervisor<M> {
                 d.is_dying.store(true, Ordering::SeqCst);
                 d.grant.set_dying();
                 d.evtchn.set_dying();
+                // Nothing is added from here on, whatever was begun.
+                d.p2m.close();
                 let _ = self.mm.set_claim(d.id, 0);
                 self.pause(d);
                 Stage::Stopping
@@ -178,8 +180,6 @@ impl<M: Machine> Hypervisor<M> {
             Stage::Tables => {
                 let src = self.mm.xen(&self.machine);
                 if d.p2m.teardown(&self.machine, &src, TABLES.into()) {
-                    self.sched.remove_group(d.group);
-                    self.group_ids.put(d.group.0);
                     self.zombies.fetch_add(1, Ordering::SeqCst);
                     self.dead.lock().push(d.clone());
                     Stage::Dead
@@ -208,7 +208,6 @@ impl<M: Machine> Hypervisor<M> {
             return;
         }
         self.remove_unit(v.unit);
-        self.unit_ids.put(v.unit.0);
         let src = self.mm.xen(&self.machine);
         let hw = v.hw.lock().take();
         if let Some(hw) = hw {
@@ -329,6 +328,10 @@ impl<M: Machine> Hypervisor<M> {
         for d in all.drain(..) {
             match Arc::try_unwrap(d) {
                 Ok(d) => {
+                    // Nobody can name the domain any more: its numbers may be others'.
+                    d.each_vcpu().for_each(|v| self.unit_ids.put(v.unit.0));
+                    self.sched.remove_group(d.group);
+                    self.group_ids.put(d.group.0);
                     let _ = self.mm.put_shared(d.shared_info, d.id);
                     self.machine.hvm().free_domain(d.hw, &src);
                     d.p2m.free(&src);

@@ -100,15 +100,12 @@ fn touch_device<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> bool
     map_device(hv, d, gfn)
 }
 
-/// Maps one device page at its own address.
+/// Maps one device page at its own address, unless memory is mapped there.
 pub(crate) fn map_device<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, gfn: Gfn) -> bool {
     let src = hv.mm.xen(&hv.machine);
-    match d.p2m.set_entry(
-        &hv.machine,
-        &src,
-        gfn,
-        Leaf::new(Mfn(gfn.0), P2mType::MmioDirect),
-    ) {
+    let leaf = Leaf::new(Mfn(gfn.0), P2mType::MmioDirect);
+    let may = |there: Option<P2mType>| there.is_none_or(|t| t == P2mType::MmioDirect);
+    match d.p2m.replace(&hv.machine, &src, gfn, leaf, may) {
         Ok((_, flush)) => {
             if flush.is_needed() {
                 hv.flush_stage2(d);

@@ -174,6 +174,11 @@ fn claim_pages<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Priv>, a: [u64; 3]) ->
         return Err(Errno::EINVAL);
     }
     c.hv.mm.set_claim(d.id, pages)?;
+    if d.is_stopped_for_good() {
+        // Its destruction may have dropped the claim before this one was made.
+        c.hv.mm.set_claim(d.id, 0)?;
+        return Err(Errno::EINVAL);
+    }
     OK
 }
 

@@ -111,7 +111,9 @@ fn get_features<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -
                 | bit(f::XENFEAT_auto_translated_physmap)
                 | bit(f::XENFEAT_hvm_callback_vector)
                 | bit(f::XENFEAT_hvm_safe_pvclock)
-                | bit(f::XENFEAT_memory_op_vnode_supported);
+                | bit(f::XENFEAT_memory_op_vnode_supported)
+                | bit(f::XENFEAT_runstate_phys_area)
+                | bit(f::XENFEAT_vcpu_time_phys_area);
             if c.d.is_privileged {
                 m |= bit(f::XENFEAT_dom0);
             }
@@ -143,16 +145,30 @@ fn guest_handle<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -
     OK
 }
 
+/// The command line, which is the operator's business only.
+fn shown_command_line<M: Machine>(c: &Ctx<'_, M>) -> &'static str {
+    if c.d.is_privileged {
+        c.hv.command_line
+    } else {
+        "<denied>"
+    }
+}
+
 fn commandline<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
-    fixed::<M, 1024>(c, a[0], c.hv.command_line)
+    let text = shown_command_line(c);
+    fixed::<M, 1024>(c, a[0], text)
 }
 
 fn commandline2<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
-    varbuf(c, a[0], c.hv.command_line.as_bytes())
+    let text = shown_command_line(c);
+    varbuf(c, a[0], text.as_bytes())
 }
 
 /// Toolstacks tell an image without one from an unknown operation.
 fn build_id<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
+    if !c.d.is_privileged {
+        return Err(Errno::EPERM);
+    }
     if c.hv.build_id.is_empty() {
         return Err(Errno::ENODATA);
     }

@@ -64,6 +64,9 @@ impl<M: FrameMem, S: FrameSource + ?Sized, F: EntryFormat> Edit<'_, M, S, F> {
         new: u64,
         on_old: &mut impl FnMut(Old),
     ) -> Result<(), P2mError> {
+        if new != 0 && self.p2m.is_closed.load(Ordering::Relaxed) {
+            return Err(P2mError::Closed);
+        }
         let (mut at, mut found) = (slot(self.p2m.root, gfn, ROOT_LEVEL), ROOT_LEVEL);
         let mut e = self.mem.load64(at);
         while found != level {

@@ -4,7 +4,7 @@ use super::edit::{Edit, Retired};
 use super::format::{EntryFormat, Leaf, P2mType};
 use crate::iommu::table::{DmaError, DmaTable};
 use crate::machine::{FrameMem, FrameSource};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Lock, Once, Rank};
 use alloc::sync::Arc;
 use core::marker::PhantomData;
@@ -34,6 +34,8 @@ pub enum P2mError {
     BadRange,
     /// The entry is not of the expected type.
     WrongType,
+    /// The domain is being destroyed.
+    Closed,
 }
 
 impl From<P2mError> for Errno {
@@ -42,7 +44,7 @@ impl From<P2mError> for Errno {
         match e {
             P2mError::NoMemory => Self::ENOMEM,
             P2mError::Occupied | P2mError::WrongType => Self::EBUSY,
-            P2mError::BadRange => Self::EINVAL,
+            P2mError::BadRange | P2mError::Closed => Self::EINVAL,
         }
     }
 }
@@ -136,6 +138,8 @@ pub struct P2m<F> {
     pub(super) tables: AtomicU64,
     pub(super) max_tables: AtomicU64,
     pub(super) writer: Lock<Retired>,
+    /// Nothing is mapped any more. Written under the lock.
+    pub(super) is_closed: AtomicBool,
     /// What the domain's devices go by, if it has any and they are confined.
     pub(super) dma: Once<Arc<DmaTable>>,
     _format: PhantomData<F>,
@@ -160,6 +164,7 @@ impl<F: EntryFormat> P2m<F> {
             tables: AtomicU64::new(1),
             max_tables: AtomicU64::new(u64::MAX),
             writer: Lock::new(Rank::P2m, Retired::default()),
+            is_closed: AtomicBool::new(false),
             dma: Once::new(),
             _format: PhantomData,
         })
@@ -169,6 +174,12 @@ impl<F: EntryFormat> P2m<F> {
     pub fn follow(&self, dma: Arc<DmaTable>) {
         debug_assert_eq!(self.highest(), None);
         self.dma.call_once(|| dma);
+    }
+
+    /// Refuses all mapping from now on: the domain is being destroyed.
+    pub fn close(&self) {
+        let _writer = self.writer.lock();
+        self.is_closed.store(true, Ordering::Relaxed);
     }
 
     /// The top table, for EPTP or nCR3.

@@ -91,13 +91,19 @@ pub(super) fn getvcpuaffinity<M: Machine>(
     let d = domain(c, op)?;
     let a: XenDomctlVcpuaffinity = op.body.u.get();
     let v = vcpu(&d, a.vcpu)?;
-    let u = c.hv.sched.unit_info(v.unit, c.hv.now())?;
+    // One that is destroyed has none any more: lists of all vCPUs go on.
+    let (hard, soft) = if v.is_gone.load(Ordering::Relaxed) {
+        (CpuMask::ALL, CpuMask::ALL)
+    } else {
+        let u = c.hv.sched.unit_info(v.unit, c.hv.now())?;
+        (u.hard, u.soft)
+    };
     let known = CpuMask::first(c.hv.cpus.len() as u32);
     if a.flags & XEN_VCPUAFFINITY_HARD != 0 {
-        write_bitmap(c, &a.cpumap_hard, &u.hard.and(&known))?;
+        write_bitmap(c, &a.cpumap_hard, &hard.and(&known))?;
     }
     if a.flags & XEN_VCPUAFFINITY_SOFT != 0 {
-        write_bitmap(c, &a.cpumap_soft, &u.soft.and(&known))?;
+        write_bitmap(c, &a.cpumap_soft, &soft.and(&known))?;
     }
     OK
 }

@@ -1,9 +1,11 @@
 //! Grants between domains, by hypercalls.
 
+use xen_abi::domctl::*;
 use xen_abi::grant_table::*;
 use xen_abi::memory::*;
 use xen_abi::xen as n;
 use xen_abi::{DomId, Errno, Gfn, GrantHandle, GrantRef, Union};
+use zerocopy::FromZeros;
 
 use super::{DOM0_PAGES, LIST, World};
 use crate::mm::FrameInfo;
@@ -201,6 +203,22 @@ fn a_lender_stays_until_its_grants_are_unmapped() {
     let mut late = map_op(id, 8, AT + 1);
     w.with(DOM0, OP, GNTTABOP_map_grant_ref, &mut late).unwrap();
     assert_eq!(late.status, GNTST_general_error, "dying");
+    // Nobody gets its numbers while it can be named, and lists go on.
+    let next = w.guest(2, 1);
+    let (old, new) = (w.dom(id), w.dom(next));
+    assert_ne!(old.group, new.group);
+    let is_new = |unit| new.each_vcpu().any(|v| v.unit == unit);
+    assert!(!old.each_vcpu().any(|v| is_new(v.unit)));
+    let mut s = XenDomctlSchedulerOp {
+        sched_id: XEN_SCHEDULER_CREDIT2,
+        cmd: XEN_DOMCTL_SCHEDOP_getinfo,
+        u: Union::default(),
+    };
+    w.domctl(XEN_DOMCTL_scheduler_op, id, &mut s).unwrap();
+    let mut a = XenDomctlVcpuaffinity::new_zeroed();
+    a.flags = XEN_VCPUAFFINITY_HARD;
+    w.domctl(XEN_DOMCTL_getvcpuaffinity, id, &mut a).unwrap();
+    drop((old, new));
     let mut u = unmap_op(&m);
     w.with(DOM0, OP, GNTTABOP_unmap_grant_ref, &mut u).unwrap();
     assert_eq!(u.status, GNTST_okay);

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use malice::Rng;
 use xen_abi::domctl::*;
 use xen_abi::event_channel as e;
+use xen_abi::memory::{XENMEM_claim_pages, XenMemoryReservation};
 use xen_abi::platform::*;
 use xen_abi::sched::*;
 use xen_abi::xen as n;
@@ -20,6 +21,7 @@ use crate::mm::{AllocArgs, FrameInfo};
 use crate::p2m::{Leaf, P2mType};
 use crate::testing::interleave::{explore, relax, together};
 use crate::time::pvclock::WallClock;
+use zerocopy::FromZeros;
 
 const DOM0: DomId = DomId(0);
 const FRAMES: u64 = 192;
@@ -239,6 +241,35 @@ fn the_wall_clock_is_the_one_that_was_set_last() {
         );
         assert_eq!(word(0) & 1, 0);
         w.destroy(DomId(7));
+    });
+}
+
+#[test]
+fn nothing_is_added_to_a_domain_behind_its_destruction() {
+    let w = World::with_frames(FRAMES, 2, 2);
+    let before = w.counts();
+    explore(800, move |_| {
+        let id = w.guest_with(DomId(7), 1, 4);
+        let d = w.dom(id);
+        w.hv.mm.account(id).set_max(64);
+        together([
+            Box::new(|| {
+                let mut claim = XenMemoryReservation::new_zeroed();
+                (claim.domid, claim.nr_extents) = (id, 32);
+                w.poke(DOM0, arg(0), &claim);
+                let op = [XENMEM_claim_pages.into(), arg(0), 0];
+                let _ = call(&w, 0, n::__HYPERVISOR_memory_op, op);
+                let mut changes = Changes::new(&w.hv, &d);
+                let _ = changes.populate(Gfn(0x40), AllocArgs::order(1));
+            }) as Task<'_>,
+            Box::new(|| {
+                let done = domctl(&w, 1, XEN_DOMCTL_destroydomain, id, &0u64);
+                assert_eq!(done, Ok(Flow::Done(0)));
+            }),
+        ]);
+        drop(d);
+        w.hv.reap();
+        assert_eq!(w.counts(), before);
     });
 }
 

@@ -48,6 +48,19 @@ fn texts_about_us() {
     assert_eq!(varbuf(&w, XENVER_build_id), Err(Errno::ENODATA));
     w.hv.build_id = b"twenty bytes of hash";
     assert_eq!(varbuf(&w, XENVER_build_id).unwrap(), "twenty bytes of hash");
+    // What is the operator's is not told to guests.
+    w.hv.command_line = "secret";
+    let id = w.guest(1, 16);
+    let ask = |op: u32| {
+        w.call(
+            id,
+            xen_abi::xen::__HYPERVISOR_xen_version,
+            [op.into(), ARG, 0],
+        )
+    };
+    assert_eq!(ask(XENVER_commandline), Ok(0));
+    assert_eq!(&w.peek::<[u8; 9]>(id, ARG), b"<denied>\0");
+    assert_eq!(ask(XENVER_build_id), Err(Errno::EPERM));
 }
 
 #[test]
