@@ -17,7 +17,7 @@ use zerocopy::FromZeros as _;
 use crate::builder::{self, CONSOLE_GFN, Files, MemoryPlan, STORE_GFN};
 use crate::error::{During as _, Error, Result};
 use crate::host::Host;
-use crate::layout::{DOM0, DomainNodes};
+use crate::layout::{DOM0, DomainNodes, domain_path};
 use crate::undo::{Done, Undo};
 use crate::{Machine, PageBytes, devices, records};
 
@@ -68,8 +68,25 @@ pub fn warn_unsupported(config: &Config) -> Vec<String> {
 /// # Errors
 /// Anything that goes wrong; nothing is left behind then.
 pub fn create(machine: &mut Machine<'_>, config: &Config, text: &str) -> Result<Created> {
+    let mark = random_uuid(machine.host)?;
+    create_marked(machine, config, text, mark, &mut |_| Ok(()))
+}
+
+/// The same for a caller that may be killed. The domain has the handle `mark`, which no other
+/// has, until `born` has said its number to whoever destroys it then: a UUID that the
+/// configuration gives tells nothing of who has made a domain.
+///
+/// # Errors
+/// The same; those of `born`.
+pub fn create_marked(
+    machine: &mut Machine<'_>,
+    config: &Config,
+    text: &str,
+    mark: Uuid,
+    born: &mut dyn FnMut(DomId) -> Result<()>,
+) -> Result<Created> {
     let mut undo = Undo::default();
-    match create_steps(machine, config, text, &mut undo) {
+    match create_steps(machine, config, text, (mark, born), &mut undo) {
         Ok(created) => Ok(created),
         Err(mut error) => {
             undo.roll_back(machine);
@@ -87,19 +104,24 @@ fn create_steps(
     machine: &mut Machine<'_>,
     config: &Config,
     text: &str,
+    (mark, born): (Uuid, &mut dyn FnMut(DomId) -> Result<()>),
     undo: &mut Undo,
 ) -> Result<Created> {
     check(machine, config)?;
     let files = read_files(machine, config)?;
-    let uuid = match config.uuid {
-        Some(uuid) => uuid,
-        None => random_uuid(machine.host)?,
-    };
+    let uuid = config.uuid.unwrap_or(mark);
     let d = machine
         .hypervisor
-        .create_domain(&domain_config(config, uuid))
+        .create_domain(&domain_config(config, mark))
         .during(|| "asking the hypervisor for a domain".into())?;
     undo.push(Done::Domain(d));
+    born(d)?;
+    if uuid != mark {
+        machine
+            .hypervisor
+            .set_handle(d, uuid.0)
+            .during(|| "giving the guest its UUID".into())?;
+    }
     set_limits(machine, d, config)?;
     let store_port = machine.hypervisor.alloc_unbound(d, DOM0)?;
     let console_port = machine.hypervisor.alloc_unbound(d, DOM0)?;
@@ -190,6 +212,9 @@ fn check(machine: &mut Machine<'_>, config: &Config) -> Result<()> {
             ),
         ));
     }
+    if let Some(uuid) = config.uuid {
+        check_uuid(machine, uuid)?;
+    }
     for disk in &config.disks {
         devices::check_disk(disk)?;
     }
@@ -208,6 +233,24 @@ fn check(machine: &mut Machine<'_>, config: &Config) -> Result<()> {
             ),
             "lower memory =, destroy or shrink another guest ('xl list', 'xl mem-set'), or give dom0 less ('xl mem-set 0 ...')",
         ));
+    }
+    Ok(())
+}
+
+/// Nobody else has this UUID. A domain whose nodes are gone has none any more, though others
+/// may still hold its memory.
+fn check_uuid(machine: &mut Machine<'_>, uuid: Uuid) -> Result<()> {
+    for info in machine.hypervisor.domains()? {
+        let d = info.domain();
+        if info.0.handle == uuid.0
+            && (!info.is_dying() || machine.store.read(&domain_path(d))?.is_some())
+        {
+            return Err(Error::new(
+                "",
+                format!("domain {} has the UUID {uuid} already", d.0),
+                format!("remove uuid =, or 'xl destroy {}' first", d.0),
+            ));
+        }
     }
     Ok(())
 }
@@ -239,13 +282,13 @@ pub fn random_uuid(host: &mut dyn Host) -> Result<Uuid> {
     Ok(Uuid(bytes))
 }
 
-fn domain_config(config: &Config, uuid: Uuid) -> XenDomctlCreatedomain {
+fn domain_config(config: &Config, mark: Uuid) -> XenDomctlCreatedomain {
     let limit = |value: Option<u32>, default: u32| {
         // The parser's ranges fit.
         i32::try_from(value.unwrap_or(default)).unwrap_or(i32::MAX)
     };
     XenDomctlCreatedomain {
-        handle: uuid.0,
+        handle: mark.0,
         flags: XEN_DOMCTL_CDF_hvm | XEN_DOMCTL_CDF_hap | XEN_DOMCTL_CDF_oos_off,
         max_vcpus: config.max_vcpus,
         max_evtchn_port: EvtchnPort(config.max_event_channels.unwrap_or(MAX_EVENT_CHANNELS)),

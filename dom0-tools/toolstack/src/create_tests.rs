@@ -1,7 +1,7 @@
 use super::*;
 use crate::lifecycle::{self, Outcome};
 use crate::testing::World;
-use crate::{Hypervisor as _, Store as _, destroy};
+use crate::{Hypervisor as _, Store as _, destroy, destroy_abandoned};
 use xen_abi::Gfn;
 use xen_abi::hvm_params::{HVM_PARAM_CONSOLE_PFN, HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN};
 
@@ -212,4 +212,110 @@ fn dom0_is_not_destroyed() {
     let mut world = World::new();
     let error = destroy(&mut world.machine(), DomId(0)).unwrap_err();
     assert!(error.to_string().contains("control domain"), "{error}");
+}
+
+/// The configuration of a guest with this UUID.
+fn with_uuid(name: &str) -> String {
+    format!("{TEXT}name = '{name}'\nuuid = '01234567-89ab-cdef-0123-456789abcdef'\n")
+}
+
+#[test]
+fn a_uuid_belongs_to_one_domain() {
+    let mut world = World::new();
+    let Created { d, uuid } = make(&mut world, &with_uuid("a")).unwrap();
+    let before = world.store.nodes.clone();
+    let error = make(&mut world, &with_uuid("b")).unwrap_err().to_string();
+    assert!(
+        error.contains("domain 1 has the UUID") && error.contains("remove uuid"),
+        "{error}"
+    );
+    assert_eq!(world.store.nodes, before);
+    // One that is being destroyed has its nodes until it is destroyed, though others may hold
+    // its memory for long.
+    let zombie = || crate::testing::FakeDomain {
+        handle: uuid.0,
+        is_dying: true,
+        ..Default::default()
+    };
+    world.hypervisor.domains.borrow_mut().insert(d.0, zombie());
+    make(&mut world, &with_uuid("b")).unwrap_err();
+    destroy(&mut world.machine(), d).unwrap();
+    world.hypervisor.domains.borrow_mut().insert(d.0, zombie());
+    make(&mut world, &with_uuid("b")).unwrap();
+    // Destroying that again takes nothing from the other.
+    destroy(&mut world.machine(), d).unwrap();
+    assert!(world.store.nodes.contains_key(&format!("/vm/{uuid}/name")));
+}
+
+#[test]
+fn what_a_killed_create_has_made_is_destroyed_and_nothing_else() {
+    let mark = Uuid([7; 16]);
+    let abandon = |world: &mut World, uuid, told| {
+        destroy_abandoned(&mut world.machine(), mark, uuid, told).unwrap()
+    };
+    for text in [TEXT.to_owned(), with_uuid("a")] {
+        let mut world = World::new();
+        let config = config(&text);
+        // Killed before it has made anything.
+        assert_eq!(abandon(&mut world, config.uuid, None), None);
+        let mut told = None;
+        let made = create_marked(&mut world.machine(), &config, &text, mark, &mut |d| {
+            told = Some(d);
+            Ok(())
+        });
+        let made = made.unwrap();
+        assert_eq!(
+            (told, made.uuid),
+            (Some(made.d), config.uuid.unwrap_or(mark))
+        );
+        assert_eq!(abandon(&mut world, config.uuid, told), told);
+        world.assert_clean("killed");
+        // Killed before it could tell.
+        let made = world
+            .hypervisor
+            .create_domain(&domain_config(&config, mark));
+        assert_eq!(abandon(&mut world, config.uuid, None), made.ok());
+        world.assert_clean("killed early");
+    }
+    // Another one that was killed before it was refused.
+    let mut world = World::new();
+    let Created { d, uuid } = make(&mut world, &with_uuid("a")).unwrap();
+    assert_eq!(abandon(&mut world, Some(uuid), None), None);
+    assert!(world.hypervisor.domains.borrow().contains_key(&d.0));
+}
+
+#[test]
+fn a_domain_whose_number_nobody_hears_is_not_made() {
+    let mut world = World::new();
+    let (config, mark) = (config(TEXT), Uuid([7; 16]));
+    let deaf = &mut |_| Err(Error::new("", "nobody listens", ""));
+    create_marked(&mut world.machine(), &config, TEXT, mark, deaf).unwrap_err();
+    world.assert_clean("deaf");
+}
+
+#[test]
+fn a_guest_that_is_kept_leaves_its_uuid_to_the_next() {
+    let text = format!("{}on_crash = 'rename-restart'\n", with_uuid("a"));
+    let config = config(&text);
+    let mut world = World::new();
+    let Created { d, uuid } = make(&mut world, &text).unwrap();
+    let mut machine = world.machine();
+    let outcome = lifecycle::act(&mut machine, d, 3, &config, &text).unwrap();
+    assert_eq!(outcome, Outcome::Restarted(DomId(2)));
+    let handle = |d| records::uuid(&world.hypervisor, DomId(d)).unwrap();
+    let kept = handle(1);
+    assert_eq!(handle(2), uuid);
+    assert_ne!(kept, uuid);
+    let nodes = world.store.nodes.clone();
+    assert_eq!(nodes["/local/domain/1/vm"], format!("/vm/{kept}"));
+    assert_eq!(nodes[&format!("/vm/{kept}/name")], "a-1");
+    assert_eq!(nodes[&format!("/vm/{kept}/uuid")], kept.to_string());
+    assert!(nodes.contains_key(&format!("/vm/{kept}/start_time")));
+    assert_eq!(nodes["/local/domain/2/vm"], format!("/vm/{uuid}"));
+    assert_eq!(nodes[&format!("/vm/{uuid}/name")], "a");
+    assert_eq!(records::config(&mut world.host, d, kept).unwrap(), text);
+    destroy(&mut world.machine(), d).unwrap();
+    assert!(world.store.nodes.contains_key(&format!("/vm/{uuid}/name")));
+    destroy(&mut world.machine(), DomId(2)).unwrap();
+    world.assert_clean("both destroyed");
 }

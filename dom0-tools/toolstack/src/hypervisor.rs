@@ -19,6 +19,7 @@ pub trait Hypervisor {
     fn unpause_domain(&self, d: DomId) -> Result<()>;
     fn domain_info(&self, d: DomId) -> Result<DomainInfo>;
     fn domains(&self) -> Result<Vec<DomainInfo>>;
+    fn set_handle(&self, d: DomId, handle: [u8; 16]) -> Result<()>;
     fn set_max_vcpus(&self, d: DomId, count: u32) -> Result<()>;
     fn set_max_memory(&self, d: DomId, kib: u64) -> Result<()>;
     fn set_paging_mempool_size(&self, d: DomId, bytes: u64) -> Result<()>;
@@ -65,6 +66,9 @@ impl Hypervisor for Xen {
     }
     fn domains(&self) -> Result<Vec<DomainInfo>> {
         Self::domains(self)
+    }
+    fn set_handle(&self, d: DomId, handle: [u8; 16]) -> Result<()> {
+        Self::set_handle(self, d, handle)
     }
     fn set_max_vcpus(&self, d: DomId, count: u32) -> Result<()> {
         Self::set_max_vcpus(self, d, count)

@@ -202,6 +202,21 @@ impl DomainNodes<'_> {
     }
 }
 
+/// The directory by UUID of a domain that gets another one, with what the old one holds.
+#[must_use]
+pub fn moved_vm(d: DomId, old: Uuid, new: Uuid, nodes: &[(String, String)]) -> Vec<Change> {
+    let mut c = Changes::default();
+    let vm = vm_path(new);
+    c.folder(&vm, &read_only(d));
+    for (key, value) in nodes {
+        c.write(format!("{vm}/{key}"), value);
+    }
+    c.write(format!("{vm}/uuid"), new);
+    c.write(format!("{}/vm", domain_path(d)), &vm);
+    c.0.push(Change::Remove { path: vm_path(old) });
+    c.0
+}
+
 /// Value of `cpu/N/availability`.
 #[must_use]
 pub fn availability(is_online: bool) -> &'static str {

@@ -35,6 +35,7 @@ pub mod linux;
 mod loader;
 mod netlink;
 mod page_bytes;
+mod preserve;
 pub mod records;
 #[cfg(test)]
 mod scale_tests;
@@ -43,8 +44,8 @@ mod store;
 mod testing;
 mod undo;
 
-pub use create::{Created, cpu_map, create, random_uuid, warn_unsupported};
-pub use destroy::destroy;
+pub use create::{Created, cpu_map, create, create_marked, random_uuid, warn_unsupported};
+pub use destroy::{destroy, destroy_abandoned};
 pub use error::{Cause, Error, Result};
 pub use host::{BlockDevice, Host};
 pub use hypervisor::Hypervisor;

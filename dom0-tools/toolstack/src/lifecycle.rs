@@ -12,6 +12,7 @@ use xlcfg::{Action, Config};
 use crate::create::SLACK_KIB;
 use crate::error::{Error, Result};
 use crate::layout::{availability, domain_path, vm_path};
+use crate::preserve::preserve;
 use crate::{Change, Machine, create, destroy, records};
 
 /// Shortest time between two restarts, so that a guest that cannot start does not
@@ -264,8 +265,7 @@ pub fn act(
             return Ok(Outcome::Gone);
         }
         Action::RenameRestart => {
-            let number = d.0;
-            rename(machine, d, &format!("{}-{number}", config.name))?;
+            preserve(machine, d, &format!("{}-{}", config.name, d.0))?;
         }
         Action::Restart | Action::CoredumpRestart | Action::SoftReset => destroy(machine, d)?,
     }

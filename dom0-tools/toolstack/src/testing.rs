@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use xen_abi::domctl::{
-    XEN_DOMINF_hvm_guest, XEN_DOMINF_paused, XenDomctlCreatedomain, XenDomctlGetdomaininfo,
-    XenDomctlTscInfo,
+    XEN_DOMINF_dying, XEN_DOMINF_hvm_guest, XEN_DOMINF_paused, XenDomctlCreatedomain,
+    XenDomctlGetdomaininfo, XenDomctlTscInfo,
 };
 use xen_abi::{DomId, EvtchnPort, Gfn, GrantRef, Order, VcpuId};
 use xencall::{CpuMap, DomainInfo, Errno, MemoryRegion};
@@ -57,6 +57,7 @@ pub(crate) struct FakeDomain {
     pub(crate) context: Vec<u8>,
     pub(crate) is_paused: bool,
     pub(crate) shutdown: Option<u32>,
+    pub(crate) is_dying: bool,
     pub(crate) max_vcpus: u32,
     pub(crate) max_kib: u64,
 }
@@ -126,9 +127,10 @@ impl Hypervisor for FakeHypervisor {
                 0
             };
             let ended = domain.shutdown.map_or(0, |reason| 4 | (reason << 16));
+            let dying = if domain.is_dying { XEN_DOMINF_dying } else { 0 };
             Ok(DomainInfo(XenDomctlGetdomaininfo {
                 domain: d,
-                flags: XEN_DOMINF_hvm_guest | paused | ended,
+                flags: XEN_DOMINF_hvm_guest | paused | ended | dying,
                 handle: domain.handle,
                 tot_pages: domain.frames.len() as u64,
                 max_vcpu_id: domain.max_vcpus.saturating_sub(1),
@@ -141,6 +143,12 @@ impl Hypervisor for FakeHypervisor {
         ids.into_iter()
             .map(|d| self.domain_info(DomId(d)))
             .collect()
+    }
+    fn set_handle(&self, d: DomId, handle: [u8; 16]) -> xencall::Result<()> {
+        self.on(d, |domain| {
+            domain.handle = handle;
+            Ok(())
+        })
     }
     fn set_max_vcpus(&self, d: DomId, count: u32) -> xencall::Result<()> {
         self.on(d, |domain| {
@@ -334,6 +342,7 @@ pub(crate) struct FakeHost {
     pub(crate) ports: BTreeMap<String, String>,
     pub(crate) has_drivers: bool,
     pub(crate) answers: bool,
+    uuids: u8,
     pub(crate) fuse: Fuse,
 }
 
@@ -404,6 +413,11 @@ impl Host for FakeHost {
     fn pause(&mut self, _: Duration) {}
     fn random(&mut self, bytes: &mut [u8]) -> Result<()> {
         bytes.fill(0x55);
+        // UUIDs are unlike each other.
+        if let Ok(uuid) = <&mut [u8; 16]>::try_from(bytes) {
+            self.uuids += 1;
+            uuid[0] = self.uuids;
+        }
         Ok(())
     }
     fn now(&mut self) -> (u64, u32) {
@@ -443,6 +457,7 @@ impl World {
                 ports: BTreeMap::new(),
                 has_drivers: true,
                 answers: true,
+                uuids: 0,
                 fuse: Fuse::default(),
             },
         }

@@ -51,7 +51,7 @@ pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
         }
     };
     let is_quiet = args.has('q');
-    let mut loaded = load(path, &settings)?;
+    let loaded = load(path, &settings)?;
     for warning in toolstack::warn_unsupported(&loaded.config) {
         eprintln!("xl: warning: {warning}");
     }
@@ -63,12 +63,8 @@ pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
         say!("Parsing config from {path}");
     }
     // Known beforehand, so that the domain is found should this be killed.
-    let uuid = match loaded.config.uuid {
-        Some(uuid) => uuid,
-        None => toolstack::random_uuid(context.host())?,
-    };
-    loaded.config.uuid = Some(uuid);
-    let guard = monitor::Guard::start(uuid, &loaded.config.name)?;
+    let mark = toolstack::random_uuid(context.host())?;
+    let mut guard = monitor::Guard::start(mark, &loaded.config)?;
     let mut machine = match context.machine() {
         Ok(machine) => machine,
         Err(error) => {
@@ -76,8 +72,12 @@ pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
             return Err(error);
         }
     };
-    let d = match toolstack::create(&mut machine, &loaded.config, &loaded.text) {
-        Ok(Created { d, .. }) => d,
+    let made =
+        toolstack::create_marked(&mut machine, &loaded.config, &loaded.text, mark, &mut |d| {
+            guard.born(d)
+        });
+    let Created { d, uuid } = match made {
+        Ok(created) => created,
         Err(error) => {
             guard.dismiss();
             return Err(error.into());

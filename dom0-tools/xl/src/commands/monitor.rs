@@ -11,9 +11,9 @@ use std::time::Duration;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use toolstack::lifecycle::{Ending, Outcome, act, reason_name, wait_for_end};
-use toolstack::records;
+use toolstack::{destroy_abandoned, records};
 use xen_abi::DomId;
-use xlcfg::{Source, Uuid};
+use xlcfg::{Config, Source, Uuid};
 
 use super::config::load_source;
 use crate::context::{Context, Failure, Result};
@@ -29,9 +29,9 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Starts it for a domain of this UUID that is about to be made. It keeps what is open:
-    /// hypervisor and store should not be yet.
-    pub(crate) fn start(uuid: Uuid, name: &str) -> Result<Self> {
+    /// Starts it for a domain that is about to be made with the handle `mark`. It keeps what is
+    /// open: hypervisor and store should not be yet.
+    pub(crate) fn start(mark: Uuid, config: &Config) -> Result<Self> {
         let failed = |error: &dyn Display| {
             Failure::new(format!(
                 "starting the process that waits for the guest's end: {error}"
@@ -43,32 +43,74 @@ impl Guard {
             None => {
                 // Else it would never see the other end close.
                 drop(pipe);
-                let outcome = settle(name).and_then(|()| run(uuid, word));
+                let outcome = settle(&config.name).and_then(|()| run(mark, config.uuid, word));
                 std::process::exit(crate::tell(outcome).into())
             }
         }
     }
 
-    fn say(mut self, word: &str) -> Result<Pid> {
-        self.pipe.write_all(word.as_bytes()).map_err(|error| {
-            Failure::new(format!(
-                "the process that waits for the guest's end is gone: {error}"
-            ))
-        })?;
-        Ok(self.process)
+    fn say(&mut self, told: Told) -> toolstack::Result<()> {
+        self.pipe
+            .write_all(told.text().as_bytes())
+            .map_err(|error| {
+                toolstack::Error::new(
+                    "",
+                    format!("the process that waits for the guest's end is gone: {error}"),
+                    format!("see its log in {LOGS}"),
+                )
+            })
+    }
+
+    /// There is a domain, which is not complete yet.
+    pub(crate) fn born(&mut self, d: DomId) -> toolstack::Result<()> {
+        self.say(Told::Born(d))
     }
 
     /// The domain is made: it waits for its end.
-    pub(crate) fn made(self, d: DomId) -> Result {
-        self.say(&d.0.to_string()).map(drop)
+    pub(crate) fn made(mut self, d: DomId) -> Result {
+        Ok(self.say(Told::Made(d))?)
     }
 
     /// There is nothing to look after, or somebody else does it.
-    pub(crate) fn dismiss(self) {
+    pub(crate) fn dismiss(mut self) {
         // It may be gone already, which is as well.
-        let process = self.process;
-        _ = self.say("-");
-        _ = waitpid(Some(process), WaitOptions::empty());
+        _ = self.say(Told::Dismissed);
+        drop(self.pipe);
+        _ = waitpid(Some(self.process), WaitOptions::empty());
+    }
+}
+
+/// What `xl create` says of its progress: a line each, of which the last counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// Nothing is made yet.
+    Nothing,
+    Born(DomId),
+    Made(DomId),
+    Dismissed,
+}
+
+impl Told {
+    fn text(self) -> String {
+        match self {
+            Self::Nothing => String::new(),
+            Self::Born(d) => format!("born {}\n", d.0),
+            Self::Made(d) => format!("made {}\n", d.0),
+            Self::Dismissed => "dismissed\n".to_owned(),
+        }
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let Some(line) = text.lines().last() else {
+            return Some(Self::Nothing);
+        };
+        let number = |digits: &str| digits.parse().ok().map(DomId);
+        match line.split_once(' ') {
+            Some(("born", digits)) => number(digits).map(Self::Born),
+            Some(("made", digits)) => number(digits).map(Self::Made),
+            None if line == "dismissed" => Some(Self::Dismissed),
+            _ => None,
+        }
     }
 }
 
@@ -94,35 +136,30 @@ fn settle(name: &str) -> Result {
 }
 
 /// That process.
-fn run(uuid: Uuid, mut pipe: PipeReader) -> Result {
+fn run(mark: Uuid, uuid: Option<Uuid>, mut pipe: PipeReader) -> Result {
     let context = &mut Context::default();
-    let mut word = String::new();
-    pipe.read_to_string(&mut word)?;
+    let mut text = String::new();
+    pipe.read_to_string(&mut text)?;
     drop(pipe);
-    match word.as_str() {
-        "-" => Ok(()),
-        "" => abandoned(context, uuid),
-        number => {
-            let number = number.parse();
-            follow(
-                context,
-                DomId(number.map_err(|_| Failure::new("which domain?"))?),
-            )
-        }
+    match Told::read(&text) {
+        Some(Told::Dismissed) => Ok(()),
+        Some(Told::Nothing) => abandoned(context, mark, uuid, None),
+        Some(Told::Born(d)) => abandoned(context, mark, uuid, Some(d)),
+        Some(Told::Made(d)) => follow(context, d),
+        None => Err(Failure::new("which domain?")),
     }
 }
 
 /// `xl create` was killed: what it has made goes away.
-fn abandoned(context: &mut Context, uuid: Uuid) -> Result {
+fn abandoned(context: &mut Context, mark: Uuid, uuid: Option<Uuid>, told: Option<DomId>) -> Result {
     let machine = &mut context.machine()?;
-    let Some(d) = records::by_uuid(machine.hypervisor, uuid)? else {
-        return Ok(());
-    };
-    eprintln!(
-        "xl create has ended before it was done: domain {} is destroyed",
-        d.0
-    );
-    Ok(toolstack::destroy(machine, d)?)
+    if let Some(d) = destroy_abandoned(machine, mark, uuid, told)? {
+        eprintln!(
+            "xl create has ended before it was done: domain {} is destroyed",
+            d.0
+        );
+    }
+    Ok(())
 }
 
 /// Waits for a domain's end, whatever becomes of xenstored meanwhile.
@@ -166,5 +203,27 @@ pub(crate) fn follow(context: &mut Context, mut d: DomId) -> Result {
                 d = new;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_that_xl_create_says_counts() {
+        let (born, made) = (Told::Born(DomId(7)), Told::Made(DomId(7)));
+        for all in [
+            &[][..],
+            &[born],
+            &[born, made],
+            &[born, Told::Dismissed],
+            &[Told::Dismissed],
+        ] {
+            let text: String = all.iter().map(|told| told.text()).collect();
+            let last = all.last().copied().unwrap_or(Told::Nothing);
+            assert_eq!(Told::read(&text), Some(last), "{text}");
+        }
+        assert_eq!(Told::read("born x\n"), None);
     }
 }
