@@ -19,7 +19,7 @@ use crate::error::{During as _, Error, Result};
 use crate::host::Host;
 use crate::layout::{DOM0, DomainNodes, domain_path};
 use crate::undo::{Done, Undo};
-use crate::{Machine, PageBytes, devices, records};
+use crate::{Machine, PageBytes, destroy, devices, records};
 
 /// Room above its memory that a domain may use, for the rings and tables.
 pub(crate) const SLACK_KIB: u64 = 1024;
@@ -98,6 +98,22 @@ pub fn create_marked(
             Err(error)
         }
     }
+}
+
+/// Lets a domain run that was made.
+///
+/// # Errors
+/// The hypervisor's refusal; the domain is destroyed then, as one that could not be made.
+pub fn start(machine: &mut Machine<'_>, d: DomId) -> Result<()> {
+    let outcome = machine
+        .hypervisor
+        .unpause_domain(d)
+        .during(|| format!("starting domain {}", d.0));
+    if outcome.is_err() {
+        // The error that led here is the one to tell.
+        drop(destroy(machine, d));
+    }
+    outcome
 }
 
 fn create_steps(

@@ -1,7 +1,7 @@
 use super::*;
 use crate::lifecycle::{self, Outcome};
 use crate::testing::World;
-use crate::{Hypervisor as _, Store as _, destroy, destroy_abandoned};
+use crate::{Hypervisor as _, Store as _, destroy_abandoned};
 use xen_abi::Gfn;
 use xen_abi::hvm_params::{HVM_PARAM_CONSOLE_PFN, HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN};
 
@@ -85,6 +85,18 @@ fn an_error_at_any_step_leaves_nothing() {
         }
         assert!(at > 2, "seam {seam} was hardly used");
     }
+}
+
+#[test]
+fn a_guest_that_cannot_start_does_not_stay_paused() {
+    let mut world = World::new();
+    let d = make(&mut world, TEXT).unwrap().d;
+    start(&mut world.machine(), d).unwrap();
+    assert!(!world.hypervisor.domains.borrow()[&d.0].is_paused);
+    world.blow(0, 0);
+    let error = start(&mut world.machine(), d).unwrap_err().to_string();
+    assert!(error.starts_with("starting domain 1"), "{error}");
+    world.assert_clean("not started");
 }
 
 #[test]

@@ -44,7 +44,7 @@ mod store;
 mod testing;
 mod undo;
 
-pub use create::{Created, cpu_map, create, create_marked, random_uuid, warn_unsupported};
+pub use create::{Created, cpu_map, create, create_marked, random_uuid, start, warn_unsupported};
 pub use destroy::{destroy, destroy_abandoned};
 pub use error::{Cause, Error, Result};
 pub use host::{BlockDevice, Host};

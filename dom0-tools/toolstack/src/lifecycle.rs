@@ -271,6 +271,6 @@ pub fn act(
     }
     machine.host.pause(RESTART_PAUSE);
     let created = create(machine, config, text)?;
-    machine.hypervisor.unpause_domain(created.d)?;
+    create::start(machine, created.d)?;
     Ok(Outcome::Restarted(created.d))
 }

@@ -83,24 +83,27 @@ pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
             return Err(error.into());
         }
     };
+    // Before it runs, so that nothing that it says is missed.
+    let terminal = match args.has('c') {
+        true => or_warning(console::open(context, d)),
+        false => None,
+    };
+    if !args.has('p') {
+        // The guard still destroys what this may leave.
+        toolstack::start(&mut context.machine()?, d)?;
+    }
     let is_foreground = args.has('F');
     if args.has('e') || is_foreground {
         guard.dismiss();
-    } else {
-        guard.made(d)?;
+    } else if let Err(error) = guard.made(d) {
+        toolstack::destroy(&mut context.machine()?, d)?;
+        return Err(error);
     }
     if args.has(crate::args::JSON) {
         let json: Json = object! {
             "domid": d.0, "uuid": uuid.to_string(), "name": loaded.config.name.as_str(),
         };
         say!("{json}");
-    }
-    let terminal = match args.has('c') {
-        true => Some(console::open(context, d)?),
-        false => None,
-    };
-    if !args.has('p') {
-        context.machine()?.hypervisor.unpause_domain(d)?;
     }
     if let Some(terminal) = terminal {
         console::connect(context, d, terminal, console::ESCAPE)?;
@@ -109,4 +112,29 @@ pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
         monitor::follow(context, d)?;
     }
     Ok(())
+}
+
+/// What there is, or a warning: the guest runs without it.
+fn or_warning<T>(outcome: Result<T>) -> Option<T> {
+    match outcome {
+        Ok(value) => Some(value),
+        Err(failure) => {
+            if let Failure::Message(message) = failure {
+                eprintln!("xl: warning: the guest goes on without its console here: {message}");
+            }
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_runs_without_its_console() {
+        assert_eq!(or_warning(Ok(1)), Some(1));
+        assert_eq!(or_warning::<u8>(Err(Failure::new("no terminal"))), None);
+        assert_eq!(or_warning::<u8>(Err(Failure::Told)), None);
+    }
 }
