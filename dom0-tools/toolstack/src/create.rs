@@ -216,9 +216,7 @@ fn check(machine: &mut Machine<'_>, config: &Config) -> Result<()> {
             "remove pool =",
         ));
     }
-    if let Some(d) = records::by_name(machine.store, &config.name)?
-        && records::exists(machine.hypervisor, d)?
-    {
+    if let Some(d) = records::by_name(machine, &config.name)? {
         return Err(Error::new(
             "",
             format!("domain {} has this name already", d.0),

@@ -68,7 +68,7 @@ fn a_guest_has_memory_rings_nodes_and_devices() {
 
 #[test]
 fn an_error_at_any_step_leaves_nothing() {
-    for seam in 0..3 {
+    for seam in 0..4 {
         let mut at = 0;
         loop {
             let mut world = World::new();
@@ -330,4 +330,50 @@ fn a_guest_that_is_kept_leaves_its_uuid_to_the_next() {
     assert!(world.store.nodes.contains_key(&format!("/vm/{uuid}/name")));
     destroy(&mut world.machine(), DomId(2)).unwrap();
     world.assert_clean("both destroyed");
+}
+
+#[test]
+fn a_lost_store_leaves_nothing_of_what_is_destroyed() {
+    for at in 0.. {
+        let mut world = World::new();
+        let d = make(&mut world, TEXT).unwrap().d;
+        world.blow(3, at);
+        world.store.absence = at % 3;
+        destroy(&mut world.machine(), d).unwrap();
+        world.assert_clean(&format!("request {at}"));
+        if !world.has_blown(3) {
+            assert!(at > 5, "the store was hardly used");
+            break;
+        }
+    }
+}
+
+#[test]
+fn what_the_store_has_of_a_dead_domain_shadows_nobody_and_goes() {
+    let mut world = World::new();
+    let dead = make(&mut world, &with_uuid("a")).unwrap();
+    // It is gone, but nobody could tell the store.
+    world.hypervisor.destroy_domain(dead.d).unwrap();
+    let gone = |world: &mut World, text: &str| records::find(&mut world.machine(), text).is_err();
+    assert!(gone(&mut world, "a") && gone(&mut world, "1"));
+    let alive = make(&mut world, &with_uuid("a")).unwrap();
+    let mut machine = world.machine();
+    assert_eq!(records::by_name(&mut machine, "a").unwrap(), Some(alive.d));
+    let found = records::find_with_remains(&mut machine, "a").unwrap();
+    assert_eq!(found, alive.d);
+    let found = records::find_with_remains(&mut machine, "1").unwrap();
+    assert_eq!(found, dead.d);
+    destroy(&mut machine, dead.d).unwrap();
+    assert!(records::find_with_remains(&mut machine, "1").is_err());
+    assert!(destroy(&mut machine, dead.d).is_err());
+    // What the other has by the same name and UUID is there.
+    let vm = format!("/vm/{}/name", alive.uuid);
+    assert!(world.store.nodes.contains_key(&vm));
+    world.hypervisor.destroy_domain(alive.d).unwrap();
+    let mut machine = world.machine();
+    let found = records::find_with_remains(&mut machine, "a").unwrap();
+    assert_eq!(found, alive.d);
+    let destroyed = destroy_abandoned(&mut machine, Uuid([7; 16]), None, Some(alive.d));
+    assert_eq!(destroyed.unwrap(), Some(alive.d));
+    world.assert_clean("remains");
 }

@@ -4,10 +4,10 @@ use xen_abi::DomId;
 use xlcfg::Uuid;
 
 use crate::error::{During as _, Error, Result};
-use crate::layout::{DOM0, domain_path, libxl_path, vm_path};
+use crate::layout::{self, DOM0, domain_path, vm_path};
 use crate::{Change, Machine, devices, records};
 
-/// Destroys a domain, whatever state it is in.
+/// Destroys a domain, whatever state it is in; of one that is gone already, what the store has.
 ///
 /// # Errors
 /// There is no such domain, or it is dom0; the hypervisor's refusal. What could be
@@ -20,36 +20,53 @@ pub fn destroy(machine: &mut Machine<'_>, d: DomId) -> Result<()> {
             "to stop the machine, power dom0 off",
         ));
     }
-    let uuid =
-        records::uuid(machine.hypervisor, d).during(|| format!("destroying domain {}", d.0))?;
-    // A guest that runs on would fight for its devices. It may be dying already.
-    drop(machine.hypervisor.pause_domain(d));
+    machine
+        .patiently(|machine| destroy_steps(machine, d))
+        .during(|| format!("destroying domain {}", d.0))
+}
+
+fn destroy_steps(machine: &mut Machine<'_>, d: DomId) -> Result<()> {
+    // Looked for before the domain is: the nodes of one that is made meanwhile are no remains.
+    let has_remains = records::has_remains(machine.store, d);
+    let handle = match records::info(machine.hypervisor, d)? {
+        Some(info) => Some(Uuid(info.0.handle)),
+        None if has_remains? => None,
+        None => return Err(records::no_such_domain(&d.0.to_string())),
+    };
+    if handle.is_some() {
+        // A guest that runs on would fight for its devices. It may be dying already.
+        drop(machine.hypervisor.pause_domain(d));
+    }
     let devices = devices::list(machine, d).unwrap_or_default();
     for device in &devices {
         devices::remove(machine, device);
     }
-    let outcome = machine
-        .hypervisor
-        .destroy_domain(d)
-        .during(|| format!("destroying domain {}", d.0));
+    let outcome = match handle {
+        Some(_) => machine.hypervisor.destroy_domain(d),
+        None => Ok(()),
+    };
     drop(machine.store.release(d));
-    // Not by its UUID: another domain may have that by now, if this was destroyed before.
     let vm = machine.store.read(&format!("{}/vm", domain_path(d)));
-    let vm = vm.ok().flatten().filter(|path| *path == vm_path(uuid));
-    let paths = [
-        domain_path(d),
-        libxl_path(d),
-        format!("/local/domain/0/backend/console/{}", d.0),
-        format!("/local/domain/0/backend/vbd/{}", d.0),
-        format!("/local/domain/0/backend/vif/{}", d.0),
-    ];
-    let changes: Vec<Change> = paths
+    let recorded = vm
+        .ok()
+        .flatten()
+        .and_then(|path| Uuid::parse(path.strip_prefix("/vm/")?));
+    // Another domain may have its UUID by now, if this was destroyed before.
+    let own = match handle {
+        Some(_) => recorded.filter(|_| recorded == handle),
+        None => {
+            recorded.filter(|&uuid| matches!(records::by_uuid(machine.hypervisor, uuid), Ok(None)))
+        }
+    };
+    let changes: Vec<Change> = layout::roots(d)
         .into_iter()
-        .chain(vm)
+        .chain(own.map(vm_path))
         .map(|path| Change::Remove { path })
         .collect();
     let cleaned = machine.store.apply(&changes);
-    machine.host.remove_file(&records::config_file(d, uuid));
+    if let Some(uuid) = handle.or(recorded) {
+        machine.host.remove_file(&records::config_file(d, uuid));
+    }
     outcome?;
     Ok(cleaned?)
 }
@@ -72,7 +89,8 @@ pub fn destroy_abandoned(
             let handle = records::uuid(machine.hypervisor, d)?;
             (handle == mark || Some(handle) == uuid).then_some(d)
         }
-        Some(_) => None,
+        // Killed while it destroyed the domain, say.
+        Some(d) => records::has_remains(machine.store, d)?.then_some(d),
     };
     if let Some(d) = found {
         destroy(machine, d)?;

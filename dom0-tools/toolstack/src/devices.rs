@@ -199,7 +199,7 @@ pub fn attach_disk(machine: &mut Machine<'_>, d: DomId, disk: &Disk) -> Result<D
             None => Ok(()),
         });
     if let Err(error) = outcome {
-        remove(machine, &id);
+        machine.patiently(|machine| remove(machine, &id));
         return Err(error);
     }
     // The backend has its own hold on a loop device now.
@@ -346,7 +346,7 @@ pub fn attach_vif(machine: &mut Machine<'_>, d: DomId, vif: &Vif) -> Result<Devi
         .and_then(|()| wait_for_backend(machine, &id))
         .and_then(|()| connect_vif(machine, &id, vif, &bridge));
     if let Err(error) = outcome {
-        remove(machine, &id);
+        machine.patiently(|machine| remove(machine, &id));
         return Err(error);
     }
     Ok(id)
@@ -430,7 +430,7 @@ pub fn detach(machine: &mut Machine<'_>, id: &DeviceId, is_forced: bool) -> Resu
             ));
         }
     }
-    remove(machine, id);
+    machine.patiently(|machine| remove(machine, id));
     Ok(())
 }
 

@@ -69,6 +69,19 @@ pub fn libxl_path(d: DomId) -> String {
     format!("/libxl/{}", d.0)
 }
 
+/// All trees of a domain and its devices, but the one by UUID.
+#[must_use]
+pub fn roots(d: DomId) -> Vec<String> {
+    let backend = |kind| format!("/local/domain/0/backend/{kind}/{}", d.0);
+    vec![
+        domain_path(d),
+        libxl_path(d),
+        backend("console"),
+        backend("vbd"),
+        backend("vif"),
+    ]
+}
+
 /// The directory by UUID.
 #[must_use]
 pub fn vm_path(uuid: Uuid) -> String {
@@ -101,15 +114,12 @@ pub struct DomainNodes<'a> {
 }
 
 impl DomainNodes<'_> {
-    /// The trees that [`DomainNodes::changes`] makes.
+    /// The trees that hold [`DomainNodes::changes`] and the nodes of devices.
     #[must_use]
     pub fn roots(&self) -> Vec<String> {
-        vec![
-            domain_path(self.d),
-            vm_path(self.uuid),
-            libxl_path(self.d),
-            format!("/local/domain/0/backend/console/{}", self.d.0),
-        ]
+        let mut all = roots(self.d);
+        all.push(vm_path(self.uuid));
+        all
     }
 
     /// All nodes of a domain without devices but its console.

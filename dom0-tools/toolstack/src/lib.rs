@@ -35,6 +35,7 @@ pub mod linux;
 mod loader;
 mod netlink;
 mod page_bytes;
+mod patient;
 mod preserve;
 pub mod records;
 #[cfg(test)]

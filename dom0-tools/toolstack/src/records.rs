@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use xen_abi::DomId;
+use xencall::DomainInfo;
 use xlcfg::Uuid;
 
 use crate::error::{Error, Result};
-use crate::layout::{domain_path, vm_path};
+use crate::layout::{self, domain_path, vm_path};
 use crate::{Host, Hypervisor, Machine, Store};
 
 /// Where configurations are kept, as libxl does.
@@ -26,15 +27,26 @@ pub fn name(store: &mut dyn Store, d: DomId) -> Result<Option<String>> {
     Ok(store.read(&format!("{}/name", domain_path(d)))?)
 }
 
-/// The domain of this name, if the store knows one.
-///
-/// # Errors
-/// Those of the store.
-pub fn by_name(store: &mut dyn Store, wanted: &str) -> Result<Option<DomId>> {
+/// All domains of this name that the store knows, whether they exist or not.
+fn all_by_name(store: &mut dyn Store, wanted: &str) -> Result<Vec<DomId>> {
+    let mut all = Vec::new();
     for entry in store.list("/local/domain")? {
         let Ok(number) = entry.parse() else { continue };
         if name(store, DomId(number))?.as_deref() == Some(wanted) {
-            return Ok(Some(DomId(number)));
+            all.push(DomId(number));
+        }
+    }
+    Ok(all)
+}
+
+/// The domain of this name. Nodes that a dead domain has left name none.
+///
+/// # Errors
+/// Those of store and hypervisor.
+pub fn by_name(machine: &mut Machine<'_>, wanted: &str) -> Result<Option<DomId>> {
+    for d in all_by_name(machine.store, wanted)? {
+        if exists(machine.hypervisor, d)? {
+            return Ok(Some(d));
         }
     }
     Ok(None)
@@ -45,21 +57,55 @@ pub fn by_name(store: &mut dyn Store, wanted: &str) -> Result<Option<DomId>> {
 /// # Errors
 /// There is none; xl's words and a remedy.
 pub fn find(machine: &mut Machine<'_>, text: &str) -> Result<DomId> {
-    let number = text.parse::<u16>().ok().map(DomId);
-    let found = match number {
+    let found = match text.parse::<u16>().ok().map(DomId) {
         Some(d) => exists(machine.hypervisor, d)?.then_some(d),
-        None => match by_name(machine.store, text)? {
-            Some(d) => exists(machine.hypervisor, d)?.then_some(d),
-            None => None,
-        },
+        None => by_name(machine, text)?,
     };
-    found.ok_or_else(|| {
-        Error::new(
-            "",
-            format!("{text} is an invalid domain identifier (no such domain)"),
-            "'xl list' shows all domains",
-        )
+    found.ok_or_else(|| no_such_domain(text))
+}
+
+pub(crate) fn no_such_domain(text: &str) -> Error {
+    Error::new(
+        "",
+        format!("{text} is an invalid domain identifier (no such domain)"),
+        "'xl list' shows all domains",
+    )
+}
+
+/// The same for who destroys it: also a dead domain that has left nodes in the store.
+///
+/// # Errors
+/// The same.
+pub fn find_with_remains(machine: &mut Machine<'_>, text: &str) -> Result<DomId> {
+    machine.patiently(|machine| {
+        let all = match text.parse::<u16>().ok().map(DomId) {
+            Some(d) => vec![d],
+            None => all_by_name(machine.store, text)?,
+        };
+        let mut dead = None;
+        for d in all {
+            if exists(machine.hypervisor, d)? {
+                return Ok(d);
+            }
+            if dead.is_none() && has_remains(machine.store, d)? {
+                dead = Some(d);
+            }
+        }
+        dead.ok_or_else(|| no_such_domain(text))
     })
+}
+
+/// Does the store have nodes of it, whether it exists or not?
+///
+/// # Errors
+/// Those of the store.
+pub(crate) fn has_remains(store: &mut dyn Store, d: DomId) -> Result<bool> {
+    for path in layout::roots(d) {
+        if store.read(&path)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Does the hypervisor know it?
@@ -67,9 +113,14 @@ pub fn find(machine: &mut Machine<'_>, text: &str) -> Result<DomId> {
 /// # Errors
 /// Those of the hypervisor.
 pub fn exists(hypervisor: &dyn Hypervisor, d: DomId) -> Result<bool> {
+    Ok(info(hypervisor, d)?.is_some())
+}
+
+/// What the hypervisor says of a domain, if it knows it.
+pub(crate) fn info(hypervisor: &dyn Hypervisor, d: DomId) -> Result<Option<DomainInfo>> {
     match hypervisor.domain_info(d) {
-        Ok(info) => Ok(info.domain() == d),
-        Err(error) if error.is_no_such_domain() => Ok(false),
+        Ok(info) => Ok(Some(info).filter(|info| info.domain() == d)),
+        Err(error) if error.is_no_such_domain() => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -89,7 +140,7 @@ pub fn uuid(hypervisor: &dyn Hypervisor, d: DomId) -> Result<Uuid> {
 pub fn by_uuid(hypervisor: &dyn Hypervisor, uuid: Uuid) -> Result<Option<DomId>> {
     let all = hypervisor.domains()?;
     let found = all.iter().find(|info| info.0.handle == uuid.0);
-    Ok(found.map(xencall::DomainInfo::domain))
+    Ok(found.map(DomainInfo::domain))
 }
 
 /// The stored configuration text.

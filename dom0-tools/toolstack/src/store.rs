@@ -72,6 +72,11 @@ pub trait Store {
     /// # Errors
     /// No connection.
     fn wait(&mut self, timeout: Duration) -> Result<bool>;
+    /// Makes a new connection instead of one that is lost; watches are lost with that.
+    ///
+    /// # Errors
+    /// No daemon.
+    fn reconnect(&mut self) -> Result<()>;
 }
 
 impl Store for Client {
@@ -124,5 +129,10 @@ impl Store for Client {
 
     fn wait(&mut self, timeout: Duration) -> Result<bool> {
         Ok(self.next_event(Some(timeout))?.is_some())
+    }
+
+    fn reconnect(&mut self) -> Result<()> {
+        *self = Self::open()?;
+        Ok(())
     }
 }

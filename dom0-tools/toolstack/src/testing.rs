@@ -264,9 +264,22 @@ pub(crate) struct FakeStore {
     /// Values and lists asked for, which never fail.
     pub(crate) reads: u32,
     pub(crate) fuse: Fuse,
+    /// Loses the connection at any request.
+    pub(crate) loss: Fuse,
+    /// How often the daemon cannot be reached after that.
+    pub(crate) absence: u32,
+    is_lost: bool,
 }
 
 impl FakeStore {
+    fn answer(&mut self) -> xenstore::Result<()> {
+        self.is_lost |= self.loss.is_blown();
+        match self.is_lost {
+            true => Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()),
+            false => Ok(()),
+        }
+    }
+
     fn check(&self) -> xenstore::Result<()> {
         if self.fuse.is_blown() {
             return Err(xenstore::Error::Store {
@@ -280,6 +293,7 @@ impl FakeStore {
 
 impl Store for FakeStore {
     fn read(&mut self, path: &str) -> xenstore::Result<Option<String>> {
+        self.answer()?;
         self.reads += 1;
         let below = format!("{path}/");
         let mut from = self.nodes.range(below.clone()..);
@@ -288,6 +302,7 @@ impl Store for FakeStore {
         Ok(value.or_else(|| is_folder.then(String::new)))
     }
     fn list(&mut self, path: &str) -> xenstore::Result<Vec<String>> {
+        self.answer()?;
         self.reads += 1;
         let below = format!("{path}/");
         let names = self.nodes.keys().filter_map(|key| key.strip_prefix(&below));
@@ -295,6 +310,7 @@ impl Store for FakeStore {
         Ok(names.into_iter().map(str::to_owned).collect())
     }
     fn apply(&mut self, changes: &[Change]) -> xenstore::Result<()> {
+        self.answer()?;
         self.check()?;
         for change in changes {
             match change {
@@ -312,11 +328,13 @@ impl Store for FakeStore {
         Ok(())
     }
     fn introduce(&mut self, d: DomId, _: Gfn, _: EvtchnPort) -> xenstore::Result<()> {
+        self.answer()?;
         self.check()?;
         self.introduced.insert(d.0);
         Ok(())
     }
     fn release(&mut self, d: DomId) -> xenstore::Result<()> {
+        self.answer()?;
         // Who hears of it looks whether the domain lives, and keeps what it has of it then.
         assert!(!self.domains.borrow().contains_key(&d.0), "released alive");
         self.introduced.remove(&d.0);
@@ -330,6 +348,14 @@ impl Store for FakeStore {
     }
     fn wait(&mut self, _: Duration) -> xenstore::Result<bool> {
         Ok(true)
+    }
+    fn reconnect(&mut self) -> xenstore::Result<()> {
+        if let Some(left) = self.absence.checked_sub(1) {
+            self.absence = left;
+            return Err(std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into());
+        }
+        self.is_lost = false;
+        Ok(())
     }
 }
 
@@ -471,16 +497,24 @@ impl World {
         }
     }
 
-    /// Makes call number `at` of a seam fail: 0 hypervisor, 1 store, 2 host.
+    fn fuse(&self, seam: usize) -> &Fuse {
+        let Self {
+            hypervisor,
+            store,
+            host,
+        } = self;
+        [&hypervisor.fuse, &store.fuse, &host.fuse, &store.loss][seam]
+    }
+
+    /// Makes call number `at` of a seam fail: 0 hypervisor, 1 store, 2 host, 3 the connection to
+    /// the store.
     pub(crate) fn blow(&self, seam: usize, at: u32) {
-        let fuse = [&self.hypervisor.fuse, &self.store.fuse, &self.host.fuse][seam];
-        fuse.left.set(Some(at));
+        self.fuse(seam).left.set(Some(at));
     }
 
     /// Was the fuse reached?
     pub(crate) fn has_blown(&self, seam: usize) -> bool {
-        let fuse = [&self.hypervisor.fuse, &self.store.fuse, &self.host.fuse][seam];
-        fuse.left.get().is_none()
+        self.fuse(seam).left.get().is_none()
     }
 
     /// Nothing of any guest is left.

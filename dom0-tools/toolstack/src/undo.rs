@@ -31,6 +31,10 @@ impl Undo {
     /// Undoes all in reverse. What fails is left: there is nothing better to do, and
     /// the error that led here is the one to tell.
     pub(crate) fn roll_back(self, machine: &mut Machine<'_>) {
+        machine.patiently(|machine| self.roll_back_steps(machine));
+    }
+
+    fn roll_back_steps(self, machine: &mut Machine<'_>) {
         // The store tells of an end while it knows the domain: it is released when it is dying,
         // so that the console daemon looks then, and lets go of its page.
         let mut introduced = Vec::new();

@@ -1,5 +1,7 @@
 //! Connections, opened when first needed, and what commands fail with.
 
+use std::time::Duration;
+
 use toolstack::Machine;
 use toolstack::linux::Linux;
 use xen_abi::DomId;
@@ -78,6 +80,19 @@ impl Context {
             }),
             _ => Err(Failure::Told),
         }
+    }
+
+    /// The same, but waits some seconds for a daemon that is being started anew.
+    pub(crate) fn machine_soon(&mut self) -> Result<Machine<'_>> {
+        const PATIENCE: u32 = 50;
+        for _ in 0..PATIENCE {
+            self.xen()?;
+            if self.machine().is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.machine()
     }
 
     /// Lets go of a connection to the store that is lost; the next use makes a new one.

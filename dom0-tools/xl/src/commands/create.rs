@@ -78,6 +78,8 @@ pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
         });
     let Created { d, uuid } = match made {
         Ok(created) => created,
+        // The guard removes what could not be undone, when there is a store again.
+        Err(error) if error.is_store_lost() => return Err(error.into()),
         Err(error) => {
             guard.dismiss();
             return Err(error.into());

@@ -1,6 +1,7 @@
 //! `shutdown`, `reboot`, `destroy`, `pause`, `unpause`.
 
 use toolstack::lifecycle::{self, Ending, Request};
+use toolstack::records;
 use xen_abi::DomId;
 
 use crate::args::Args;
@@ -71,8 +72,9 @@ pub(crate) fn reboot(context: &mut Context, words: &[String]) -> Result {
 /// `destroy [-f] DOMAIN`.
 pub(crate) fn destroy(context: &mut Context, words: &[String]) -> Result {
     let args = super::parse!(words, "destroy", "f", &[], (1, 1));
-    let d = context.domain(args.operand(0))?;
-    Ok(toolstack::destroy(&mut context.machine()?, d)?)
+    let machine = &mut context.machine_soon()?;
+    let d = records::find_with_remains(machine, args.operand(0))?;
+    Ok(toolstack::destroy(machine, d)?)
 }
 
 /// `pause DOMAIN`.

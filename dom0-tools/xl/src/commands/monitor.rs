@@ -150,16 +150,27 @@ fn run(mark: Uuid, uuid: Option<Uuid>, mut pipe: PipeReader) -> Result {
     }
 }
 
-/// `xl create` was killed: what it has made goes away.
+/// `xl create` was killed: what it has made goes away, whatever becomes of xenstored meanwhile.
 fn abandoned(context: &mut Context, mark: Uuid, uuid: Option<Uuid>, told: Option<DomId>) -> Result {
-    let machine = &mut context.machine()?;
-    if let Some(d) = destroy_abandoned(machine, mark, uuid, told)? {
-        eprintln!(
-            "xl create has ended before it was done: domain {} is destroyed",
-            d.0
-        );
+    loop {
+        context.xen()?;
+        if let Ok(mut machine) = context.machine() {
+            match destroy_abandoned(&mut machine, mark, uuid, told) {
+                Err(error) if error.is_store_lost() => {}
+                outcome => {
+                    if let Some(d) = outcome? {
+                        eprintln!(
+                            "xl create has ended before it was done: domain {} is destroyed",
+                            d.0
+                        );
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        context.forget_store();
+        std::thread::sleep(RETRY);
     }
-    Ok(())
 }
 
 /// Waits for a domain's end, whatever becomes of xenstored meanwhile.

@@ -12,8 +12,7 @@ use crate::output::say;
 pub(crate) fn domid(context: &mut Context, words: &[String]) -> Result {
     let args = super::parse!(words, "domid", "", &[], (1, 1));
     let name = args.operand(0);
-    let machine = context.machine()?;
-    match records::by_name(machine.store, name)? {
+    match records::by_name(&mut context.machine()?, name)? {
         Some(d) => say!("{}", d.0),
         None => {
             return Err(Failure::new(format!(
