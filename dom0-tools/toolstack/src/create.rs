@@ -123,6 +123,7 @@ fn create_steps(
     (mark, born): (Uuid, &mut dyn FnMut(DomId) -> Result<()>),
     undo: &mut Undo,
 ) -> Result<Created> {
+    let lock = machine.host.lock()?;
     check(machine, config)?;
     let files = read_files(machine, config)?;
     let uuid = config.uuid.unwrap_or(mark);
@@ -165,6 +166,8 @@ fn create_steps(
         .during(|| "granting the guest's rings to dom0".into())?;
     drop(loader);
     register(machine, d, uuid, config, (store_port, console_port), undo)?;
+    // Others see now what it has.
+    drop(lock);
     for disk in &config.disks {
         let device = devices::attach_disk(machine, d, disk)?;
         undo.push(Done::Device(device));

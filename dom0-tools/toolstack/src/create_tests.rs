@@ -377,3 +377,23 @@ fn what_the_store_has_of_a_dead_domain_shadows_nobody_and_goes() {
     assert_eq!(destroyed.unwrap(), Some(alive.d));
     world.assert_clean("remains");
 }
+
+#[test]
+fn a_guest_that_keeps_a_device_keeps_nobody_else_waiting() {
+    let mut world = World::new();
+    let d = make(&mut world, TEXT).unwrap().d;
+    let id = devices::DeviceId::vif(d, 0);
+    let state = format!("{}/state", id.backend());
+    world.store.nodes.insert(state, "4".to_owned());
+    let error = devices::detach(&mut world.machine(), &id, false).unwrap_err();
+    assert!(error.to_string().contains("did not let go"), "{error}");
+    // The guest has it still, and others can have the lock.
+    let vif = config(TEXT).vifs.remove(0);
+    let other = devices::attach_vif(&mut world.machine(), d, &vif).unwrap();
+    assert_eq!(other.devid, 2);
+    devices::detach(&mut world.machine(), &id, true).unwrap();
+    let left = devices::list(&mut world.machine(), d).unwrap();
+    assert!(!left.contains(&id) && left.contains(&other));
+    destroy(&mut world.machine(), d).unwrap();
+    world.assert_clean("after that");
+}

@@ -179,8 +179,9 @@ fn require_free(machine: &mut Machine<'_>, id: &DeviceId, name: &str) -> Result<
 pub fn attach_disk(machine: &mut Machine<'_>, d: DomId, disk: &Disk) -> Result<DeviceId> {
     let id = DeviceId::disk(d, disk.vdev.number);
     check_disk(disk)?;
-    require_free(machine, &id, &disk.vdev.name)?;
     require_backend(machine, id.kind)?;
+    let lock = machine.host.lock()?;
+    require_free(machine, &id, &disk.vdev.name)?;
     let device = match &disk.target {
         Some(target) => Some(
             machine
@@ -190,14 +191,12 @@ pub fn attach_disk(machine: &mut Machine<'_>, d: DomId, disk: &Disk) -> Result<D
         None => None,
     };
     let numbers = device.as_ref().map(|device| (device.major, device.minor));
-    let outcome = machine
-        .store
-        .apply(&layout::disk(&id, disk, numbers))
-        .map_err(Error::from)
-        .and_then(|()| match &device {
-            Some(_) => wait_for_backend(machine, &id),
-            None => Ok(()),
-        });
+    let written = machine.store.apply(&layout::disk(&id, disk, numbers));
+    drop(lock);
+    let outcome = written.map_err(Error::from).and_then(|()| match &device {
+        Some(_) => wait_for_backend(machine, &id),
+        None => Ok(()),
+    });
     if let Err(error) = outcome {
         machine.patiently(|machine| remove(machine, &id));
         return Err(error);
@@ -326,22 +325,23 @@ fn choose_bridge(machine: &mut Machine<'_>, vif: &Vif) -> Result<String> {
 /// A missing bridge; a backend that does not answer.
 pub fn attach_vif(machine: &mut Machine<'_>, d: DomId, vif: &Vif) -> Result<DeviceId> {
     check_vif(vif)?;
+    let bridge = choose_bridge(machine, vif)?;
+    require_backend(machine, "vif")?;
+    let mac = match vif.mac {
+        Some(mac) => mac,
+        None => random_mac(machine)?,
+    };
+    let lock = machine.host.lock()?;
     let devid = match vif.devid {
         Some(devid) => devid,
         None => next_devid(machine, d)?,
     };
     let id = DeviceId::vif(d, devid);
     require_free(machine, &id, &format!("network card {devid}"))?;
-    let bridge = choose_bridge(machine, vif)?;
-    require_backend(machine, id.kind)?;
-    let mac = match vif.mac {
-        Some(mac) => mac,
-        None => random_mac(machine)?,
-    };
     let nodes = layout::vif(&id, vif, mac, Some(&bridge));
-    let outcome = machine
-        .store
-        .apply(&nodes)
+    let written = machine.store.apply(&nodes);
+    drop(lock);
+    let outcome = written
         .map_err(Error::from)
         .and_then(|()| wait_for_backend(machine, &id))
         .and_then(|()| connect_vif(machine, &id, vif, &bridge));
@@ -394,6 +394,7 @@ fn random_mac(machine: &mut Machine<'_>) -> Result<[u8; 6]> {
 /// # Errors
 /// No such device; a guest that does not let go.
 pub fn detach(machine: &mut Machine<'_>, id: &DeviceId, is_forced: bool) -> Result<()> {
+    let mut lock = machine.host.lock()?;
     if machine.store.read(&id.libxl())?.is_none() {
         return Err(Error::new(
             format!("detaching {}", id.describe()),
@@ -412,6 +413,8 @@ pub fn detach(machine: &mut Machine<'_>, id: &DeviceId, is_forced: bool) -> Resu
         machine
             .store
             .apply(&[write("online", "0"), write("state", CLOSING)])?;
+        // A guest takes its time, and others need not wait for it.
+        drop(lock);
         let patience = machine.host.patience();
         let is_closed = wait_until(machine, patience, |machine| {
             match machine.store.read(&state_path) {
@@ -419,6 +422,7 @@ pub fn detach(machine: &mut Machine<'_>, id: &DeviceId, is_forced: bool) -> Resu
                 Err(_) => true,
             }
         });
+        lock = machine.host.lock()?;
         if !is_closed {
             // As it was before.
             let undo = [write("online", "1")];
@@ -429,13 +433,30 @@ pub fn detach(machine: &mut Machine<'_>, id: &DeviceId, is_forced: bool) -> Resu
                 "unmount it in the guest, or add --force",
             ));
         }
+        // Another has detached it too, and there is a new one at its place.
+        if machine
+            .store
+            .read(&state_path)?
+            .is_some_and(|state| state != CLOSED)
+        {
+            return Ok(());
+        }
     }
-    machine.patiently(|machine| remove(machine, id));
+    machine.patiently(|machine| {
+        remove_nodes(machine, id);
+        drop(lock);
+        wait_for_removal(machine, id);
+    });
     Ok(())
 }
 
 /// Removes all nodes of a device. The backend driver lets go when they vanish.
-pub fn remove(machine: &mut Machine<'_>, id: &DeviceId) {
+pub(crate) fn remove(machine: &mut Machine<'_>, id: &DeviceId) {
+    remove_nodes(machine, id);
+    wait_for_removal(machine, id);
+}
+
+fn remove_nodes(machine: &mut Machine<'_>, id: &DeviceId) {
     let offline = Change::Write {
         path: format!("{}/online", id.backend()),
         value: "0".to_owned(),
@@ -458,6 +479,9 @@ pub fn remove(machine: &mut Machine<'_>, id: &DeviceId) {
         .map(|path| Change::Remove { path })
         .collect();
     drop(machine.store.apply(&changes));
+}
+
+fn wait_for_removal(machine: &mut Machine<'_>, id: &DeviceId) {
     let patience = machine.host.patience().min(Duration::from_secs(10));
     wait_until(machine, patience, |machine| {
         !machine.host.has_backend(id.kind, id.d, id.devid)

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::PageBytes;
 use crate::error::Result;
+use crate::lock::Lock;
 
 /// A block device that a backend can open.
 #[derive(Debug)]
@@ -84,6 +85,13 @@ pub trait Host {
         bridge: Option<&str>,
         mtu: Option<u16>,
     ) -> Result<()>;
+
+    /// Keeps other toolstacks from changing what there is, until it is dropped; waits for one that
+    /// has it. Nobody who has it waits for a guest or a backend.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn lock(&mut self) -> Result<Lock>;
 
     /// How long backends may take to answer.
     fn patience(&self) -> std::time::Duration {

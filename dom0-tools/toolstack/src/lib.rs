@@ -12,7 +12,8 @@
 //! [`create`] builds a domain from an [`xlcfg::Config`]. Every step that leaves
 //! something behind first says how to undo it; an error undoes all of them in
 //! reverse, so that nothing half-made stays. What is written to xenstore is computed
-//! as data ([`layout`]) and applied in one transaction.
+//! as data ([`layout`]) and applied in one transaction. Who looks what is free and
+//! takes it (a name, a UUID, a device's number) has the [`Lock`] meanwhile.
 //!
 //! Layout of xenstore and of the guest's memory are libxl's of Xen 4.20, so that
 //! stock backends, guests and other tools find what they look for.
@@ -33,6 +34,7 @@ pub mod layout;
 pub mod lifecycle;
 pub mod linux;
 mod loader;
+mod lock;
 mod netlink;
 mod page_bytes;
 mod patient;
@@ -51,6 +53,7 @@ pub use error::{Cause, Error, Result};
 pub use host::{BlockDevice, Host};
 pub use hypervisor::Hypervisor;
 pub use loader::Loader;
+pub use lock::Lock;
 pub use page_bytes::PageBytes;
 pub use store::{Change, Store};
 

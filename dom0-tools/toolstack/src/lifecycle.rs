@@ -62,6 +62,7 @@ pub fn sysrq(machine: &mut Machine<'_>, d: DomId, key: char) -> Result<()> {
 /// # Errors
 /// The name is taken; those of the store.
 pub fn rename(machine: &mut Machine<'_>, d: DomId, name: &str) -> Result<()> {
+    let _lock = machine.host.lock()?;
     if let Some(other) = records::by_name(machine, name)?
         && other != d
     {

@@ -12,6 +12,7 @@ use xen_abi::DomId;
 use crate::PageBytes;
 use crate::error::{During as _, Error, Result};
 use crate::host::{BlockDevice, Host};
+use crate::lock::{self, Lock};
 use crate::netlink::LinkChange;
 
 const INTERFACES: &str = "/sys/class/net";
@@ -174,6 +175,10 @@ impl Host for Linux {
             ..link(name)?
         };
         change.apply()
+    }
+
+    fn lock(&mut self) -> Result<Lock> {
+        lock::take(Path::new(lock::PATH))
     }
 
     fn random(&mut self, bytes: &mut [u8]) -> Result<()> {

@@ -18,7 +18,8 @@ use xenstore::StoreError;
 use zerocopy::FromZeros as _;
 
 use crate::error::{Error, Result};
-use crate::{BlockDevice, Change, Host, Hypervisor, Loader, Machine, Store};
+use crate::lock::testing::FakeLock;
+use crate::{BlockDevice, Change, Host, Hypervisor, Loader, Lock, Machine, Store};
 
 /// Lets calls through until a given one.
 #[derive(Debug, Default)]
@@ -269,6 +270,10 @@ pub(crate) struct FakeStore {
     /// How often the daemon cannot be reached after that.
     pub(crate) absence: u32,
     is_lost: bool,
+    /// The host's.
+    lock: Rc<FakeLock>,
+    /// Who had it when somebody looked here last.
+    looked: Option<u32>,
 }
 
 impl FakeStore {
@@ -278,6 +283,20 @@ impl FakeStore {
             true => Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()),
             false => Ok(()),
         }
+    }
+
+    /// Names and devices are given by who has looked what is free, and still has the lock.
+    fn check_lock(&self, path: &str) {
+        let parts: Vec<&str> = path.split('/').collect();
+        let is_taken = matches!(
+            parts.as_slice(),
+            ["", "local", "domain", _, "name"] | ["", "libxl", _, "device", _, _]
+        );
+        let holder = self.lock.holder();
+        assert!(
+            !is_taken || (holder.is_some() && holder == self.looked),
+            "{path} is written without the lock"
+        );
     }
 
     fn check(&self) -> xenstore::Result<()> {
@@ -295,6 +314,7 @@ impl Store for FakeStore {
     fn read(&mut self, path: &str) -> xenstore::Result<Option<String>> {
         self.answer()?;
         self.reads += 1;
+        self.looked = self.lock.holder();
         let below = format!("{path}/");
         let mut from = self.nodes.range(below.clone()..);
         let is_folder = from.next().is_some_and(|(key, _)| key.starts_with(&below));
@@ -304,6 +324,7 @@ impl Store for FakeStore {
     fn list(&mut self, path: &str) -> xenstore::Result<Vec<String>> {
         self.answer()?;
         self.reads += 1;
+        self.looked = self.lock.holder();
         let below = format!("{path}/");
         let names = self.nodes.keys().filter_map(|key| key.strip_prefix(&below));
         let names: BTreeSet<&str> = names.filter_map(|name| name.split('/').next()).collect();
@@ -315,6 +336,7 @@ impl Store for FakeStore {
         for change in changes {
             match change {
                 Change::Write { path, value } => {
+                    self.check_lock(path);
                     self.nodes.insert(path.clone(), value.clone());
                 }
                 Change::Permissions { path, .. } => assert!(self.nodes.contains_key(path)),
@@ -369,7 +391,14 @@ pub(crate) struct FakeHost {
     pub(crate) has_drivers: bool,
     pub(crate) answers: bool,
     uuids: u8,
+    lock: Rc<FakeLock>,
     pub(crate) fuse: Fuse,
+}
+
+impl FakeHost {
+    fn check_unlocked(&self) {
+        assert!(self.lock.holder().is_none(), "others wait for the lock");
+    }
 }
 
 impl Host for FakeHost {
@@ -400,9 +429,11 @@ impl Host for FakeHost {
         })
     }
     fn is_backend_ready(&mut self, _: &str, _: DomId, _: u32) -> bool {
+        self.check_unlocked();
         self.answers
     }
     fn has_backend(&mut self, _: &str, _: DomId, _: u32) -> bool {
+        self.check_unlocked();
         false
     }
     fn load_backend(&mut self, _: &str) -> bool {
@@ -436,7 +467,12 @@ impl Host for FakeHost {
     fn patience(&self) -> Duration {
         Duration::ZERO
     }
-    fn pause(&mut self, _: Duration) {}
+    fn lock(&mut self) -> Result<Lock> {
+        Ok(FakeLock::take(&self.lock))
+    }
+    fn pause(&mut self, _: Duration) {
+        self.check_unlocked();
+    }
     fn random(&mut self, bytes: &mut [u8]) -> Result<()> {
         bytes.fill(0x55);
         // UUIDs are unlike each other.
@@ -470,7 +506,9 @@ impl World {
         ];
         let hypervisor = FakeHypervisor::default();
         hypervisor.free.set(1 << 18);
+        let lock = Rc::<FakeLock>::default();
         let store = FakeStore {
+            lock: Rc::clone(&lock),
             domains: Rc::clone(&hypervisor.domains),
             ..FakeStore::default()
         };
@@ -484,6 +522,7 @@ impl World {
                 has_drivers: true,
                 answers: true,
                 uuids: 0,
+                lock,
                 fuse: Fuse::default(),
             },
         }
