@@ -238,7 +238,7 @@ fn check(machine: &mut Machine<'_>, config: &Config) -> Result<()> {
     for vif in &config.vifs {
         devices::check_vif(vif)?;
     }
-    let wanted = MemoryPlan::new(config.max_memory_mib).pages() + (SLACK_KIB >> 2);
+    let wanted = pages_needed(config);
     let free = machine.hypervisor.free_pages()?;
     if free < wanted {
         return Err(Error::new(
@@ -270,6 +270,11 @@ fn check_uuid(machine: &mut Machine<'_>, uuid: Uuid) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Frames that must be free at the start.
+pub(crate) fn pages_needed(config: &Config) -> u64 {
+    MemoryPlan::new(config.max_memory_mib).pages() + (SLACK_KIB >> 2)
 }
 
 fn read_files(machine: &mut Machine<'_>, config: &Config) -> Result<Files> {

@@ -57,7 +57,7 @@ fn a_guest_has_memory_rings_nodes_and_devices() {
     );
     assert_eq!(
         node("/local/domain/1/device/vif/0/mac"),
-        "00:16:3e:55:55:55"
+        "00:16:3e:56:56:56"
     );
     assert_eq!(world.host.ports["vif1.0"], "xenbr0");
     assert_eq!(world.host.files.len(), 4);

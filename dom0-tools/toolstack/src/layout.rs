@@ -127,11 +127,10 @@ impl DomainNodes<'_> {
     pub fn changes(&self) -> Vec<Change> {
         let d = self.d;
         let mut c = Changes::default();
-        let (dom, vm, libxl) = (domain_path(d), vm_path(self.uuid), libxl_path(d));
+        let (dom, libxl) = (domain_path(d), libxl_path(d));
         c.folder(&dom, &read_only(d));
-        c.folder(&vm, &read_only(d));
         c.folder(&libxl, &[Permission::new(DOM0, Access::None)]);
-        c.write(format!("{dom}/vm"), &vm);
+        c.write(format!("{dom}/vm"), vm_path(self.uuid));
         c.write(format!("{dom}/name"), self.name);
         c.write(format!("{dom}/domid"), d.0);
         for folder in ["cpu", "memory", "device", "control", "store"] {
@@ -172,11 +171,9 @@ impl DomainNodes<'_> {
         }
         c.write(format!("{dom}/store/port"), self.store_port.0);
         c.write(format!("{dom}/store/ring-ref"), STORE_GFN.0);
-        c.write(format!("{vm}/name"), self.name);
-        c.write(format!("{vm}/uuid"), self.uuid);
         let (seconds, nanoseconds) = self.start_time;
         let start_time = format!("{seconds}.{:02}", nanoseconds / 10_000_000);
-        c.write(format!("{vm}/start_time"), start_time);
+        c.0.extend(vm(d, self.uuid, self.name, &start_time));
         c.write(format!("{libxl}/type"), "pvh");
         self.console(&mut c);
         c.0
@@ -212,9 +209,14 @@ impl DomainNodes<'_> {
     }
 }
 
-/// The directory by UUID of a domain that gets another one, with what the old one holds.
+/// Another name, and another directory by UUID with what the old one holds.
 #[must_use]
-pub fn moved_vm(d: DomId, old: Uuid, new: Uuid, nodes: &[(String, String)]) -> Vec<Change> {
+pub fn moved_vm(
+    d: DomId,
+    name: &str,
+    (old, new): (Uuid, Uuid),
+    nodes: &[(String, String)],
+) -> Vec<Change> {
     let mut c = Changes::default();
     let vm = vm_path(new);
     c.folder(&vm, &read_only(d));
@@ -222,8 +224,21 @@ pub fn moved_vm(d: DomId, old: Uuid, new: Uuid, nodes: &[(String, String)]) -> V
         c.write(format!("{vm}/{key}"), value);
     }
     c.write(format!("{vm}/uuid"), new);
+    c.write(format!("{vm}/name"), name);
+    c.write(format!("{}/name", domain_path(d)), name);
     c.write(format!("{}/vm", domain_path(d)), &vm);
     c.0.push(Change::Remove { path: vm_path(old) });
+    c.0
+}
+
+/// The nodes by UUID.
+fn vm(d: DomId, uuid: Uuid, name: &str, start_time: &str) -> Vec<Change> {
+    let mut c = Changes::default();
+    let path = vm_path(uuid);
+    c.folder(&path, &read_only(d));
+    c.write(format!("{path}/name"), name);
+    c.write(format!("{path}/uuid"), uuid);
+    c.write(format!("{path}/start_time"), start_time);
     c.0
 }
 
@@ -307,6 +322,17 @@ pub fn disk(id: &DeviceId, disk: &Disk, numbers: Option<(u32, u32)>) -> Vec<Chan
 pub fn mac_text(mac: [u8; 6]) -> String {
     let parts: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
     parts.join(":")
+}
+
+/// The address that [`mac_text`] wrote.
+#[must_use]
+pub fn mac_bytes(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
 }
 
 /// A network card.

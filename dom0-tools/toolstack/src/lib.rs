@@ -25,6 +25,7 @@
 
 pub mod builder;
 mod create;
+pub mod current;
 mod destroy;
 pub mod devices;
 mod error;

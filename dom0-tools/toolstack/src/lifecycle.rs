@@ -13,7 +13,7 @@ use crate::create::SLACK_KIB;
 use crate::error::{Error, Result};
 use crate::layout::{availability, domain_path, vm_path};
 use crate::preserve::preserve;
-use crate::{Change, Machine, create, destroy, records};
+use crate::{Change, Machine, create, current, destroy, records};
 
 /// Shortest time between two restarts, so that a guest that cannot start does not
 /// keep the machine busy.
@@ -63,6 +63,16 @@ pub fn sysrq(machine: &mut Machine<'_>, d: DomId, key: char) -> Result<()> {
 /// The name is taken; those of the store.
 pub fn rename(machine: &mut Machine<'_>, d: DomId, name: &str) -> Result<()> {
     let _lock = machine.host.lock()?;
+    require_free(machine, d, name)?;
+    let uuid = records::uuid(machine.hypervisor, d)?;
+    let changes = [
+        write(format!("{}/name", domain_path(d)), name),
+        write(format!("{}/name", vm_path(uuid)), name),
+    ];
+    Ok(machine.store.apply(&changes)?)
+}
+
+pub(crate) fn require_free(machine: &mut Machine<'_>, d: DomId, name: &str) -> Result<()> {
     if let Some(other) = records::by_name(machine, name)?
         && other != d
     {
@@ -72,12 +82,7 @@ pub fn rename(machine: &mut Machine<'_>, d: DomId, name: &str) -> Result<()> {
             "choose another name",
         ));
     }
-    let uuid = records::uuid(machine.hypervisor, d)?;
-    let changes = [
-        write(format!("{}/name", domain_path(d)), name),
-        write(format!("{}/name", vm_path(uuid)), name),
-    ];
-    Ok(machine.store.apply(&changes)?)
+    Ok(())
 }
 
 /// Brings vCPUs 0 to `count - 1` online and the others offline, as far as the guest does it.
@@ -248,7 +253,8 @@ pub enum Outcome {
     Restarted(DomId),
 }
 
-/// Does what the configuration says about a domain that stopped for `reason`.
+/// Does what the configuration says about a domain that stopped for `reason`. One that is
+/// made again is as it was at its end ([`current`]).
 ///
 /// # Errors
 /// When it cannot be destroyed or made again.
@@ -259,19 +265,25 @@ pub fn act(
     config: &Config,
     text: &str,
 ) -> Result<Outcome> {
-    match action(config, reason) {
+    let next = match action(config, reason) {
         Action::Preserve => return Ok(Outcome::Kept),
         Action::Destroy | Action::CoredumpDestroy => {
             destroy(machine, d)?;
             return Ok(Outcome::Gone);
         }
         Action::RenameRestart => {
-            preserve(machine, d, &format!("{}-{}", config.name, d.0))?;
+            let next = current::for_restart(machine, d, config)?;
+            preserve(machine, d, &format!("{}-{}", next.name, d.0))?;
+            next
         }
-        Action::Restart | Action::CoredumpRestart | Action::SoftReset => destroy(machine, d)?,
-    }
+        Action::Restart | Action::CoredumpRestart | Action::SoftReset => {
+            let next = current::for_restart(machine, d, config)?;
+            destroy(machine, d)?;
+            next
+        }
+    };
     machine.host.pause(RESTART_PAUSE);
-    let created = create(machine, config, text)?;
+    let created = create(machine, &next, text)?;
     create::start(machine, created.d)?;
     Ok(Outcome::Restarted(created.d))
 }

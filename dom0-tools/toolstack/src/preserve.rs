@@ -12,7 +12,8 @@ use crate::{Machine, create, lifecycle, records};
 /// # Errors
 /// The name is taken; those of store, hypervisor and files.
 pub(crate) fn preserve(machine: &mut Machine<'_>, d: DomId, name: &str) -> Result<()> {
-    lifecycle::rename(machine, d, name)?;
+    let _lock = machine.host.lock()?;
+    lifecycle::require_free(machine, d, name)?;
     let old = records::uuid(machine.hypervisor, d)?;
     let new = create::random_uuid(machine.host)?;
     let mut nodes = Vec::new();
@@ -29,7 +30,11 @@ pub(crate) fn preserve(machine: &mut Machine<'_>, d: DomId, name: &str) -> Resul
         .hypervisor
         .set_handle(d, new.0)
         .during(|| format!("giving domain {} a new UUID", d.0))
-        .and_then(|()| Ok(machine.store.apply(&moved_vm(d, old, new, &nodes))?));
+        .and_then(|()| {
+            Ok(machine
+                .store
+                .apply(&moved_vm(d, name, (old, new), &nodes))?)
+        });
     let stale = if outcome.is_ok() {
         old
     } else {

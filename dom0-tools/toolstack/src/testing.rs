@@ -390,7 +390,8 @@ pub(crate) struct FakeHost {
     pub(crate) ports: BTreeMap<String, String>,
     pub(crate) has_drivers: bool,
     pub(crate) answers: bool,
-    uuids: u8,
+    /// Random values drawn.
+    pub(crate) draws: u8,
     lock: Rc<FakeLock>,
     pub(crate) fuse: Fuse,
 }
@@ -474,12 +475,9 @@ impl Host for FakeHost {
         self.check_unlocked();
     }
     fn random(&mut self, bytes: &mut [u8]) -> Result<()> {
-        bytes.fill(0x55);
-        // UUIDs are unlike each other.
-        if let Ok(uuid) = <&mut [u8; 16]>::try_from(bytes) {
-            self.uuids += 1;
-            uuid[0] = self.uuids;
-        }
+        // Two draws differ, as real ones do.
+        bytes.fill(0x55_u8.wrapping_add(self.draws));
+        self.draws = self.draws.wrapping_add(1);
         Ok(())
     }
     fn now(&mut self) -> (u64, u32) {
@@ -521,7 +519,7 @@ impl World {
                 ports: BTreeMap::new(),
                 has_drivers: true,
                 answers: true,
-                uuids: 0,
+                draws: 0,
                 lock,
                 fuse: Fuse::default(),
             },

@@ -158,9 +158,7 @@ pub(crate) fn update(context: &mut Context, words: &[String]) -> Result {
         crate::output::say!("{}", as_json(&loaded.config));
         return Ok(());
     }
-    let machine = context.machine()?;
-    let uuid = toolstack::records::uuid(machine.hypervisor, d)?;
-    let file = toolstack::records::config_file(d, uuid);
-    machine.host.write_file(&file, loaded.text.as_bytes())?;
-    Ok(())
+    let machine = &mut context.machine()?;
+    let Loaded { config, text } = loaded;
+    Ok(toolstack::current::update(machine, d, &config, &text)?)
 }

@@ -197,20 +197,18 @@ pub(crate) fn follow(context: &mut Context, mut d: DomId) -> Result {
         let Some(Ending::Stopped(reason)) = end(context, d)? else {
             return Ok(());
         };
+        // Both may have changed since.
+        let called = context.name(d)?;
         let mut machine = context.machine()?;
-        // It may have been updated since.
         let text = records::config(machine.host, d, uuid)?;
         let name = format!("the configuration of domain {}", d.0);
         let loaded = load_source(&Source::new(&name, &text))?;
         let reason_name = reason_name(reason);
-        eprintln!(
-            "domain {} ({}) has stopped: {reason_name}",
-            d.0, loaded.config.name
-        );
+        eprintln!("domain {} ({called}) has stopped: {reason_name}", d.0);
         match act(&mut machine, d, reason, &loaded.config, &loaded.text)? {
             Outcome::Gone | Outcome::Kept => return Ok(()),
             Outcome::Restarted(new) => {
-                eprintln!("{} runs again as domain {}", loaded.config.name, new.0);
+                eprintln!("{} runs again as domain {}", context.name(new)?, new.0);
                 d = new;
             }
         }

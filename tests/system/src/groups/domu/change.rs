@@ -162,11 +162,16 @@ pub(super) fn crash(host: &mut Host, report: &mut Report, group: &str) {
 pub(super) fn endings(host: &mut Host, report: &mut Report, group: &str) {
     report.check(&format!("{group}/reboot"), || {
         let before = host.domid("one")?;
+        // Its UUID is part of it.
+        let vm = "xenstore read /local/domain/$(xl domid one)/vm";
+        let vm_before = host.run(vm, 30)?;
         host.forget("one")?;
         host.run("xl reboot one", 30)?;
         host.is_up("one", 120)?;
         let now = host.domid("one")?;
         ensure!(now > before, "it is still domain {now}");
+        let vm_now = host.run(vm, 30)?;
+        ensure!(vm_now == vm_before, "{vm_before} has become {vm_now}");
         Ok(format!("domain {before}, then {now}"))
     });
     report.check(&format!("{group}/destroy"), || {
