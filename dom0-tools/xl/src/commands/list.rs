@@ -1,6 +1,6 @@
 //! `list`, `vm-list`, `claims`.
 
-use toolstack::records;
+use toolstack::{current, records};
 use xencall::DomainInfo;
 use xlcfg::{Source, Uuid};
 
@@ -161,12 +161,7 @@ fn long(context: &mut Context, domains: &[DomainInfo], is_list: bool) -> Result 
         let text = records::config(machine.host, d, uuid).unwrap_or_default();
         let config = match xlcfg::load(&Source::new(&name, &text)) {
             Ok((config, _)) => {
-                let config = xlcfg::Config {
-                    uuid: Some(uuid),
-                    name,
-                    ..config
-                };
-                as_json(&config)
+                as_json(&current::config(&mut context.machine()?, d, uuid, &config)?)
             }
             // dom0, and domains that others made.
             Err(_) => object! {
