@@ -48,16 +48,11 @@ pub fn warn_unsupported(config: &Config) -> Vec<String> {
         ("on_crash", config.on_crash),
     ];
     for (name, action) in actions {
-        let instead = match action {
-            Action::CoredumpDestroy => "destroy",
-            Action::CoredumpRestart => "restart",
-            Action::SoftReset => "restart",
-            _ => continue,
-        };
-        warnings.push(format!(
-            "{name} = \"{}\" is not supported yet: '{instead}' will be done without it",
-            action.name()
-        ));
+        if action == Action::SoftReset {
+            warnings.push(format!(
+                "{name} = \"soft-reset\" is not supported yet: 'restart' will be done"
+            ));
+        }
     }
     warnings
 }

@@ -192,6 +192,13 @@ fn ends_have_the_consequences_that_the_configuration_names() {
 }
 
 #[test]
+fn what_is_not_done_is_warned_of() {
+    let warnings = |line: &str| warn_unsupported(&config(&format!("{TEXT}{line}\n")));
+    assert_eq!(warnings("on_crash = 'coredump-restart'"), [""; 0]);
+    assert!(warnings("on_crash = 'soft-reset'")[0].contains("on_crash"));
+}
+
+#[test]
 fn memory_and_vcpus_have_limits() {
     let mut world = World::new();
     make(&mut world, TEXT).unwrap();

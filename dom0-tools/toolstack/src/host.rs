@@ -42,6 +42,18 @@ pub trait Host {
     /// Those of the system, with the path.
     fn write_file(&mut self, path: &Path, content: &[u8]) -> Result<()>;
 
+    /// Makes a folder that only root can look into, unless there is one.
+    ///
+    /// # Errors
+    /// Those of the system, with the path.
+    fn make_private_folder(&mut self, path: &Path) -> Result<()>;
+
+    /// An empty file that only root can read.
+    ///
+    /// # Errors
+    /// Those of the system, with the path; something is there that is no file.
+    fn create_private_file(&mut self, path: &Path) -> Result<std::fs::File>;
+
     /// Removes a file if it is there.
     fn remove_file(&mut self, path: &Path);
 

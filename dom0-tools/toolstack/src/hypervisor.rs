@@ -1,8 +1,9 @@
 //! The hypercalls that the toolstack needs.
 
+use xen_abi::arch_x86::VcpuGuestContext;
 use xen_abi::domctl::{XenDomctlCreatedomain, XenDomctlTscInfo};
 use xen_abi::{DomId, EvtchnPort, Gfn, Order, VcpuId};
-use xencall::{CpuMap, DomainInfo, MemoryRegion, Result, Xen};
+use xencall::{CpuMap, DomainInfo, MemoryRegion, Result, Xen, XenVersion};
 
 use crate::loader::{Loader, XenLoader};
 
@@ -37,7 +38,14 @@ pub trait Hypervisor {
     fn set_credit2(&self, d: DomId, weight: u16, cap: u16) -> Result<()>;
     fn alloc_unbound(&self, d: DomId, remote: DomId) -> Result<EvtchnPort>;
     fn remote_shutdown(&self, d: DomId, reason: u32) -> Result<()>;
+    fn vcpu_context(&self, d: DomId, vcpu: VcpuId) -> Result<Box<VcpuGuestContext>>;
+    fn version(&self) -> Result<XenVersion>;
 
+    /// Which of `gfns` are RAM.
+    fn are_ram(&self, d: DomId, gfns: &[Gfn]) -> Result<Vec<bool>>;
+    /// Copies pages to `to`, one after the other, and says which were there; the others' places
+    /// are left as they were.
+    fn read_pages(&self, d: DomId, gfns: &[Gfn], to: &mut [u8]) -> Result<Vec<bool>>;
     /// How many of `gfns` got 2^`order` frames.
     fn populate(&self, d: DomId, gfns: &[Gfn], order: Order) -> Result<usize>;
     /// Writes memory and grants of a domain that does not run yet.
@@ -108,6 +116,18 @@ impl Hypervisor for Xen {
     }
     fn remote_shutdown(&self, d: DomId, reason: u32) -> Result<()> {
         Self::remote_shutdown(self, d, reason)
+    }
+    fn vcpu_context(&self, d: DomId, vcpu: VcpuId) -> Result<Box<VcpuGuestContext>> {
+        Self::vcpu_context(self, d, vcpu)
+    }
+    fn version(&self) -> Result<XenVersion> {
+        Self::version(self)
+    }
+    fn are_ram(&self, d: DomId, gfns: &[Gfn]) -> Result<Vec<bool>> {
+        Self::are_ram(self, d, gfns)
+    }
+    fn read_pages(&self, d: DomId, gfns: &[Gfn], to: &mut [u8]) -> Result<Vec<bool>> {
+        self.read_foreign(d, gfns, to)
     }
     fn populate(&self, d: DomId, gfns: &[Gfn], order: Order) -> Result<usize> {
         self.populate_physmap(d, gfns, order, 0)

@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod builder;
+pub mod core_dump;
 mod create;
 pub mod current;
 mod destroy;

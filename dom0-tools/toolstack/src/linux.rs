@@ -1,8 +1,11 @@
 //! dom0's kernel, for real.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Read as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
+    PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -65,6 +68,33 @@ impl Host for Linux {
             std::fs::create_dir_all(folder).during(doing)?;
         }
         std::fs::write(path, content).during(doing)
+    }
+
+    fn make_private_folder(&mut self, path: &Path) -> Result<()> {
+        let mut builder = DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(path);
+        made.during(|| format!("making the folder {}", path.display()))
+    }
+
+    fn create_private_file(&mut self, path: &Path) -> Result<File> {
+        let doing = || format!("writing {}", path.display());
+        let mut options = OpenOptions::new();
+        // Emptied below, when it is known to be a file and nobody else's to read.
+        let options = options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path).during(doing)?;
+        let metadata = file.metadata().during(doing)?;
+        if !metadata.is_file() {
+            return Err(Error::new(
+                doing(),
+                "it is no file",
+                "name a file on a disk with room for the guest's memory",
+            ));
+        }
+        let mut permissions = metadata.permissions();
+        permissions.set_mode(0o600);
+        file.set_permissions(permissions).during(doing)?;
+        file.set_len(0).during(doing)?;
+        Ok(file)
     }
 
     fn remove_file(&mut self, path: &Path) {

@@ -36,7 +36,7 @@ const ENTRIES: usize = PAGE_SIZE as usize / ENTRY - FIRST as usize;
 /// memory again by one hypercall each, without letting anybody else run in between, and each
 /// waits until dom0's other CPUs have flushed: on a host that is so busy that this takes 20 ms,
 /// 4 MiB would keep a CPU for 20 s, and Linux complain of a soft lockup.
-const WINDOW: u64 = 128;
+pub(crate) const WINDOW: u64 = 128;
 
 /// By hypercalls.
 pub(crate) struct XenLoader<'a> {

@@ -4,16 +4,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use xen_abi::arch_x86::VcpuGuestContext;
 use xen_abi::domctl::{
     XEN_DOMINF_dying, XEN_DOMINF_hvm_guest, XEN_DOMINF_paused, XenDomctlCreatedomain,
     XenDomctlGetdomaininfo, XenDomctlTscInfo,
 };
 use xen_abi::{DomId, EvtchnPort, Gfn, GrantRef, Order, VcpuId};
-use xencall::{CpuMap, DomainInfo, Errno, MemoryRegion};
+use xencall::{CpuMap, DomainInfo, Errno, MemoryRegion, XenVersion};
 use xenstore::StoreError;
 use zerocopy::FromZeros as _;
 
@@ -52,6 +54,9 @@ pub(crate) struct FakeDomain {
     pub(crate) handle: [u8; 16],
     pub(crate) frames: BTreeSet<u64>,
     pub(crate) memory: BTreeMap<u64, Vec<u8>>,
+    pub(crate) shared_info: Option<u64>,
+    /// Frames that are gone when they are read.
+    pub(crate) ballooned: BTreeSet<u64>,
     pub(crate) params: BTreeMap<u32, u64>,
     pub(crate) ports: u32,
     pub(crate) grants: Vec<(GrantRef, Gfn)>,
@@ -134,6 +139,7 @@ impl Hypervisor for FakeHypervisor {
                 flags: XEN_DOMINF_hvm_guest | paused | ended | dying,
                 handle: domain.handle,
                 tot_pages: domain.frames.len() as u64,
+                shared_info_frame: domain.shared_info.unwrap_or(u64::MAX),
                 max_vcpu_id: domain.max_vcpus.saturating_sub(1),
                 ..XenDomctlGetdomaininfo::new_zeroed()
             }))
@@ -206,6 +212,59 @@ impl Hypervisor for FakeHypervisor {
         self.on(d, |domain| {
             domain.shutdown = Some(reason);
             Ok(())
+        })
+    }
+    fn vcpu_context(&self, d: DomId, vcpu: VcpuId) -> xencall::Result<Box<VcpuGuestContext>> {
+        self.on(d, |_| {
+            // The first one only was started.
+            if vcpu.0 != 0 {
+                return Err(xencall::Error::new("fake", Some(d), Errno::NODATA));
+            }
+            let mut context = Box::new(VcpuGuestContext::new_zeroed());
+            context.user_regs.rip = 0x1234_5678;
+            Ok(context)
+        })
+    }
+    fn version(&self) -> xencall::Result<XenVersion> {
+        Ok(XenVersion {
+            major: 4,
+            minor: 20,
+            extra: ".0-fake-and-longer-than-its-field".into(),
+            changeset: "c".into(),
+            capabilities: "hvm-3.0-x86_64".into(),
+            page_size: 4096,
+            virt_start: 0xffff_8000_0000_0000,
+            command_line: String::new(),
+            build_id: Vec::new(),
+            compile: ["rustc", "me", "here", "now"].map(str::to_owned),
+        })
+    }
+    fn are_ram(&self, d: DomId, gfns: &[Gfn]) -> xencall::Result<Vec<bool>> {
+        self.on(d, |domain| {
+            let is_ram = |gfn: &Gfn| domain.frames.contains(&gfn.0);
+            Ok(gfns.iter().map(is_ram).collect())
+        })
+    }
+    fn read_pages(&self, d: DomId, gfns: &[Gfn], to: &mut [u8]) -> xencall::Result<Vec<bool>> {
+        self.on(d, |domain| {
+            let pages = gfns.iter().zip(to.as_chunks_mut::<4096>().0);
+            let read = pages.map(|(gfn, page)| {
+                let is_there = domain.frames.contains(&gfn.0) && !domain.ballooned.contains(&gfn.0);
+                if is_there {
+                    page.fill(0);
+                }
+                let (from, end) = (gfn.0 << 12, (gfn.0 + 1) << 12);
+                for (gpa, bytes) in domain.memory.range(..end).filter(|_| is_there) {
+                    for (at, byte) in (*gpa..)
+                        .zip(bytes)
+                        .filter(|(at, _)| (from..end).contains(at))
+                    {
+                        page[(at - from) as usize] = *byte;
+                    }
+                }
+                is_there
+            });
+            Ok(read.collect())
         })
     }
     fn populate(&self, d: DomId, gfns: &[Gfn], order: Order) -> xencall::Result<usize> {
@@ -385,6 +444,10 @@ impl Store for FakeStore {
 #[derive(Debug)]
 pub(crate) struct FakeHost {
     pub(crate) files: BTreeMap<PathBuf, Vec<u8>>,
+    pub(crate) folders: BTreeSet<PathBuf>,
+    /// Files of core dumps, which cannot be written when it is full.
+    pub(crate) dumps: BTreeMap<PathBuf, File>,
+    pub(crate) is_full: bool,
     pub(crate) bridges: Vec<String>,
     /// What interfaces are in which bridge.
     pub(crate) ports: BTreeMap<String, String>,
@@ -414,7 +477,22 @@ impl Host for FakeHost {
         self.files.insert(path.to_owned(), content.to_vec());
         Ok(())
     }
+    fn make_private_folder(&mut self, path: &Path) -> Result<()> {
+        self.folders.insert(path.to_owned());
+        Ok(())
+    }
+    fn create_private_file(&mut self, path: &Path) -> Result<File> {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let file = File::from(rustix::fs::memfd_create("dump", flags)?);
+        self.dumps.insert(path.to_owned(), file.try_clone()?);
+        // For reading only: whatever is written fails.
+        match self.is_full {
+            true => Ok(File::open("/dev/null")?),
+            false => Ok(file),
+        }
+    }
     fn remove_file(&mut self, path: &Path) {
+        self.dumps.remove(path);
         self.files.remove(path);
     }
     fn block_device(&mut self, path: &Path, _: bool) -> Result<BlockDevice> {
@@ -515,6 +593,9 @@ impl World {
             store,
             host: FakeHost {
                 files: files.map(|(path, file)| (path.into(), file)).into(),
+                folders: BTreeSet::new(),
+                dumps: BTreeMap::new(),
+                is_full: false,
                 bridges: vec!["xenbr0".into()],
                 ports: BTreeMap::new(),
                 has_drivers: true,

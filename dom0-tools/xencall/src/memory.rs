@@ -6,6 +6,10 @@ use std::mem::offset_of;
 
 use rustix::ioctl::Opcode;
 use rustix::mm::ProtFlags;
+use xen_abi::domctl::{
+    XEN_DOMCTL_PFINFO_BROKEN, XEN_DOMCTL_PFINFO_XALLOC, XEN_DOMCTL_PFINFO_XTAB,
+    XEN_DOMCTL_getpageframeinfo3, XenDomctl, XenDomctlGetpageframeinfo3,
+};
 use xen_abi::layout::Handle;
 use xen_abi::memory::{
     XENMEM_add_to_physmap, XENMEM_claim_pages, XENMEM_current_reservation,
@@ -16,9 +20,10 @@ use xen_abi::memory::{
     XenMemoryDomain, XenMemoryMap, XenMemoryReservation,
 };
 use xen_abi::xen::__HYPERVISOR_memory_op;
-use xen_abi::{DomId, Gfn, Order};
+use xen_abi::{DomId, Gfn, Order, PAGE_SIZE};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
+use crate::domctl::at;
 use crate::error::{Errno, Error, Result};
 use crate::pages::SharedPages;
 use crate::xen::{Call, Pointer, Xen, opcode, request};
@@ -46,6 +51,17 @@ struct PrivcmdMmapResource {
 
 const MMAPBATCH_V2: Opcode = opcode(b'P', 4, size_of::<PrivcmdMmapbatchV2>());
 const MMAP_RESOURCE: Opcode = opcode(b'P', 7, size_of::<PrivcmdMmapResource>());
+
+const MMAPBATCH: &str = "IOCTL_PRIVCMD_MMAPBATCH_V2";
+/// Does a type that the hypervisor gives for a frame (`XEN_DOMCTL_PFINFO_*`) mean RAM?
+fn is_ram(kind: u64) -> bool {
+    let none = [
+        XEN_DOMCTL_PFINFO_XTAB,
+        XEN_DOMCTL_PFINFO_XALLOC,
+        XEN_DOMCTL_PFINFO_BROKEN,
+    ];
+    !none.map(u64::from).contains(&kind)
+}
 
 /// An entry of an E820 map, as the guest gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,15 +305,36 @@ impl Xen {
         self.domain_pages(name, XENMEM_maximum_reservation, domain)
     }
 
-    /// Maps pages of another domain, one after the other.
+    /// Which frames of a domain are RAM.
     ///
     /// # Errors
-    /// When one of them is not there; the error is the first one's.
-    pub fn map_foreign(&self, domain: DomId, gfns: &[Gfn]) -> Result<SharedPages> {
-        const NAME: &str = "IOCTL_PRIVCMD_MMAPBATCH_V2";
-        let error = |errno| Error::new(NAME, Some(domain), errno);
+    /// `ESRCH`.
+    pub fn are_ram(&self, domain: DomId, gfns: &[Gfn]) -> Result<Vec<bool>> {
+        /// Most that the hypervisor looks at in one call.
+        const MOST: usize = 1024;
+        let mut are = Vec::with_capacity(gfns.len());
+        for part in gfns.chunks(MOST) {
+            let mut types: Vec<u64> = part.iter().map(|gfn| gfn.0).collect();
+            let mut argument = XenDomctlGetpageframeinfo3 {
+                num: types.len() as u64,
+                array: Handle::NULL,
+            };
+            let array = at!(XenDomctlGetpageframeinfo3.array);
+            let mut pointers = [Pointer::both(array, types.as_mut_bytes())];
+            let name = "XEN_DOMCTL_getpageframeinfo3";
+            let cmd = XEN_DOMCTL_getpageframeinfo3;
+            self.domctl(name, cmd, domain, &mut argument, &mut pointers)?;
+            are.extend(types.into_iter().map(is_ram));
+        }
+        Ok(are)
+    }
+
+    /// Maps what is there of some pages of another domain, and says what is wrong with the others,
+    /// whose places must not be touched.
+    fn map_batch(&self, domain: DomId, gfns: &[Gfn]) -> Result<(SharedPages, Vec<Option<Errno>>)> {
+        let error = |errno| Error::new(MMAPBATCH, Some(domain), errno);
         let num = u32::try_from(gfns.len()).map_err(|_| error(Errno::TOOBIG))?;
-        let pages = self.reserve(gfns.len(), NAME)?;
+        let pages = self.reserve(gfns.len(), MMAPBATCH)?;
         let mut errors = vec![0i32; gfns.len()];
         let mut argument = PrivcmdMmapbatchV2 {
             num,
@@ -308,11 +345,54 @@ impl Xen {
         };
         // SAFETY: privcmd's layout; `arr` and `err` have `num` elements (a `Gfn` is a `u64`) and
         // live until the call returns; `addr` is a privcmd mapping of `num` pages, which is ours.
-        unsafe { request(self.privcmd(), MMAPBATCH_V2, &mut argument) }.map_err(error)?;
-        match errors.iter().find(|code| **code != 0) {
-            None => Ok(pages),
-            Some(code) => Err(error(Errno::from_raw_os_error(code.saturating_neg()))),
+        let done = unsafe { request(self.privcmd(), MMAPBATCH_V2, &mut argument) };
+        let fault =
+            |code: i32| (code != 0).then(|| Errno::from_raw_os_error(code.saturating_neg()));
+        let errors: Vec<Option<Errno>> = errors.into_iter().map(fault).collect();
+        match done {
+            Ok(_) => Ok((pages, errors)),
+            // Said for the whole where it is said for one of them.
+            Err(Errno::NOENT) if errors.contains(&Some(Errno::NOENT)) => Ok((pages, errors)),
+            Err(errno) => Err(error(errno)),
         }
+    }
+
+    /// Maps pages of another domain, one after the other.
+    ///
+    /// # Errors
+    /// When one of them is not there; the error is the first one's.
+    pub fn map_foreign(&self, domain: DomId, gfns: &[Gfn]) -> Result<SharedPages> {
+        let (pages, errors) = self.map_batch(domain, gfns)?;
+        match errors.into_iter().flatten().next() {
+            None => Ok(pages),
+            Some(errno) => Err(Error::new(MMAPBATCH, Some(domain), errno)),
+        }
+    }
+
+    /// Copies pages of another domain to `to`, one after the other, and says which were there;
+    /// the others' places are left as they were.
+    ///
+    /// # Errors
+    /// `ERANGE` when `to` is shorter; `ESRCH`, `ENOMEM`.
+    pub fn read_foreign(&self, domain: DomId, gfns: &[Gfn], to: &mut [u8]) -> Result<Vec<bool>> {
+        let error = |errno| Error::new(MMAPBATCH, Some(domain), errno);
+        if gfns.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (pages, errors) = self.map_batch(domain, gfns)?;
+        let mut places = to.chunks_exact_mut(PAGE_SIZE as usize);
+        let mut are_there = Vec::with_capacity(gfns.len());
+        for (at, errno) in errors.into_iter().enumerate() {
+            let place = places.next().ok_or(error(Errno::RANGE))?;
+            match errno {
+                None => pages.read(at * PAGE_SIZE as usize, place)?,
+                // No page, or none that is RAM; the last is Xen's word.
+                Some(Errno::INVAL | Errno::NOENT | Errno::PERM) => {}
+                Some(errno) => return Err(error(errno)),
+            }
+            are_there.push(errno.is_none());
+        }
+        Ok(are_there)
     }
 
     /// Maps pages `first` to `first + count - 1` of a resource.
@@ -372,6 +452,22 @@ mod tests {
         assert_eq!(offset_of!(PrivcmdMmapResource, num), 16);
         assert_eq!(MMAPBATCH_V2, 0x0020_5004);
         assert_eq!(MMAP_RESOURCE, 0x0020_5007);
+    }
+
+    #[test]
+    fn pages_of_a_table_are_ram_and_holes_are_not() {
+        use xen_abi::domctl::{
+            XEN_DOMCTL_PFINFO_L4TAB, XEN_DOMCTL_PFINFO_LPINTAB, XEN_DOMCTL_PFINFO_NOTAB,
+        };
+        let pinned = XEN_DOMCTL_PFINFO_L4TAB | XEN_DOMCTL_PFINFO_LPINTAB;
+        let ram = [XEN_DOMCTL_PFINFO_NOTAB, pinned];
+        assert!(ram.iter().all(|kind| is_ram(u64::from(*kind))));
+        let none = [
+            XEN_DOMCTL_PFINFO_XTAB,
+            XEN_DOMCTL_PFINFO_XALLOC,
+            XEN_DOMCTL_PFINFO_BROKEN,
+        ];
+        assert!(none.iter().all(|kind| !is_ram(u64::from(*kind))));
     }
 
     #[test]

@@ -57,11 +57,6 @@ pub(crate) static REFUSED: &[Refused] = &[
         instead: "shut the guest down, and create it again",
     },
     Refused {
-        names: &["dump-core"],
-        why: "memory of guests cannot be written to files yet",
-        instead: "take the dump in the guest (kdump)",
-    },
-    Refused {
         names: &[
             "pci-attach",
             "pci-detach",
@@ -276,6 +271,7 @@ commands! {
     "trigger", debug::trigger, "<Domain> <nmi|reset|init|power|sleep> [<VCPU>]",
         "Send a trigger to a domain", "";
     "sysrq", debug::sysrq, "<Domain> <letter>", "Send a sysrq to a domain", "";
+    "dump-core", debug::dump_core, "<Domain> <filename>", "Core dump a domain", "";
     "debug-keys", debug::debug_keys, "<Keys>", "Send debug keys to Xen", "";
     "dmesg", debug::dmesg, "[-c]", "Read and/or clear dmesg buffer",
         "-c                 Clear dmesg buffer as well as printing it";

@@ -1,7 +1,9 @@
-//! `dmesg`, `debug-keys`, `sysrq`, `trigger`.
+//! `dmesg`, `debug-keys`, `dump-core`, `sysrq`, `trigger`.
 
 use std::io::Write as _;
+use std::path::Path;
 
+use toolstack::core_dump;
 use xen_abi::VcpuId;
 use xen_abi::domctl::{
     XEN_DOMCTL_SENDTRIGGER_INIT, XEN_DOMCTL_SENDTRIGGER_NMI, XEN_DOMCTL_SENDTRIGGER_POWER,
@@ -36,6 +38,16 @@ pub(crate) fn dmesg(context: &mut Context, words: &[String]) -> Result {
 pub(crate) fn debug_keys(context: &mut Context, words: &[String]) -> Result {
     let args = super::parse!(words, "debug-keys", "", &[], (1, 1));
     Ok(context.xen()?.debug_keys(args.operand(0).as_bytes())?)
+}
+
+/// `dump-core DOMAIN FILE`.
+pub(crate) fn dump_core(context: &mut Context, words: &[String]) -> Result {
+    let args = super::parse!(words, "dump-core", "", &[], (2, 2));
+    let d = context.domain(args.operand(0))?;
+    let machine = context.machine()?;
+    let path = Path::new(args.operand(1));
+    core_dump::dump(machine.hypervisor, machine.host, d, path)?;
+    Ok(())
 }
 
 /// `sysrq DOMAIN LETTER`.

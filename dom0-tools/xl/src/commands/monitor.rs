@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use toolstack::lifecycle::{Ending, Outcome, act, reason_name, wait_for_end};
-use toolstack::{destroy_abandoned, records};
+use toolstack::{Machine, core_dump, destroy_abandoned, records};
 use xen_abi::DomId;
 use xlcfg::{Config, Source, Uuid};
 
@@ -190,6 +190,19 @@ fn end(context: &mut Context, d: DomId) -> Result<Option<Ending>> {
     }
 }
 
+/// Writes the core dump that the configuration wants. A failure is told and nothing more: the
+/// domain's end does not wait for it.
+fn dump_if_wanted(machine: &mut Machine<'_>, d: DomId, reason: u32, config: &Config) {
+    let Some(path) = core_dump::wanted(config, reason) else {
+        return;
+    };
+    eprintln!("dumping core to {}", path.display());
+    match core_dump::dump_to_folder(machine.hypervisor, machine.host, d, &path) {
+        Ok(pages) => eprintln!("{pages} pages are dumped"),
+        Err(error) => eprintln!("core dump failed: {error}"),
+    }
+}
+
 /// Waits for the domain's end, again and again while it is restarted.
 pub(crate) fn follow(context: &mut Context, mut d: DomId) -> Result {
     loop {
@@ -205,6 +218,7 @@ pub(crate) fn follow(context: &mut Context, mut d: DomId) -> Result {
         let loaded = load_source(&Source::new(&name, &text))?;
         let reason_name = reason_name(reason);
         eprintln!("domain {} ({called}) has stopped: {reason_name}", d.0);
+        dump_if_wanted(&mut machine, d, reason, &loaded.config);
         match act(&mut machine, d, reason, &loaded.config, &loaded.text)? {
             Outcome::Gone | Outcome::Kept => return Ok(()),
             Outcome::Restarted(new) => {

@@ -188,3 +188,39 @@ pub(super) fn endings(host: &mut Host, report: &mut Report, group: &str) {
         host.run("grep -o 'has stopped: crash' /var/log/xen/xl-crash.log", 20)
     });
 }
+
+/// A guest that crashes is dumped with all of its memory, then destroyed; one that runs is dumped
+/// by command.
+pub(super) fn core_dumps(host: &mut Host, report: &mut Report, group: &str) {
+    // A whole dump of 128 MiB, by magic and size.
+    let is_dump = |file: &str| {
+        format!(
+            "[ \"$(head -c 4 {file} | tail -c 3)\" = ELF ] && \
+             [ $(ls -l {file} | awk '{{print $5}}') -gt $((128 << 20)) ] && ls -ls {file}"
+        )
+    };
+    report.check(&format!("{group}/coredump"), || {
+        let more = "on_crash = \"coredump-destroy\"";
+        let text = config("dumped", Linux::V6_12, 26, more).replace("quiet", "quiet guest.crash");
+        host.write("/etc/xen/dumped.cfg", &text)?;
+        host.run("xl create /etc/xen/dumped.cfg", 120)?;
+        host.until("! xl domid dumped >/dev/null 2>&1", 240)?;
+        host.run("grep 'pages are dumped' /var/log/xen/xl-dumped.log", 20)?;
+        let said = host.run(&is_dump("/var/lib/xen/dump/dumped"), 20)?;
+        host.run("rm -r /var/lib/xen/dump", 20)?;
+        Ok(said)
+    });
+    report.check(&format!("{group}/dump-core"), || {
+        host.write("/etc/xen/live.cfg", &config("live", Linux::V6_12, 27, ""))?;
+        host.run("xl create -q /etc/xen/live.cfg", 120)?;
+        host.is_up("live", 120)?;
+        host.run("xl dump-core live /live.core", 240)?;
+        let said = host.run(&is_dump("/live.core"), 20)?;
+        host.run("rm /live.core; xl destroy live", 60)?;
+        host.refuses(
+            "xl dump-core 0 /dom0.core; [ -e /dom0.core ]",
+            &["domain 0"],
+        )?;
+        Ok(said)
+    });
+}

@@ -129,6 +129,7 @@ pub(crate) fn svm(env: &Env, report: &mut Report) -> Result<()> {
     work::everything(&mut host, report, "domu", Linux::V6_12, 8)?;
     change::memory_and_devices(&mut host, report, "domu");
     change::endings(&mut host, report, "domu");
+    change::core_dumps(&mut host, report, "domu");
     without_grant_copy(&mut host, report, "domu");
     cycles(&mut host, report, "domu", 5);
     fault::refusals(&mut host, report, "domu");
