@@ -191,8 +191,17 @@ fn ends_have_the_consequences_that_the_configuration_names() {
     }
 }
 
+/// The default of `on_soft_reset` is what cannot be done: that is told when it comes to it.
 #[test]
-fn what_is_not_done_is_warned_of() {
+fn a_soft_reset_that_becomes_a_restart_is_told() {
+    let told = |line: &str, reason| lifecycle::notice(&config(&format!("{TEXT}{line}\n")), reason);
+    let notice = told("", 5).unwrap();
+    assert!(
+        notice.contains("a is destroyed and created again"),
+        "{notice}"
+    );
+    assert_eq!(told("on_soft_reset = 'restart'", 5), None);
+    assert_eq!(told("", 1), None);
     let warnings = |line: &str| warn_unsupported(&config(&format!("{TEXT}{line}\n")));
     assert_eq!(warnings("on_crash = 'coredump-restart'"), [""; 0]);
     assert!(warnings("on_crash = 'soft-reset'")[0].contains("on_crash"));

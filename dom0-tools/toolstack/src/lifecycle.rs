@@ -227,6 +227,18 @@ pub fn action(config: &Config, reason: u32) -> Action {
     }
 }
 
+/// What is to be told of an action that is not done as it says.
+#[must_use]
+pub fn notice(config: &Config, reason: u32) -> Option<String> {
+    (action(config, reason) == Action::SoftReset).then(|| {
+        format!(
+            "soft-reset is not supported: {} is destroyed and created again from its configuration; \
+             nothing of its memory, such as the kernel of a kexec, is kept",
+            config.name
+        )
+    })
+}
+
 /// A word for a reason.
 #[must_use]
 #[expect(non_upper_case_globals, reason = "the names are the ABI's")]

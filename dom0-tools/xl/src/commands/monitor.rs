@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
-use toolstack::lifecycle::{Ending, Outcome, act, reason_name, wait_for_end};
+use toolstack::lifecycle::{Ending, Outcome, act, notice, reason_name, wait_for_end};
 use toolstack::{Machine, core_dump, destroy_abandoned, records};
 use xen_abi::DomId;
 use xlcfg::{Config, Source, Uuid};
@@ -218,6 +218,9 @@ pub(crate) fn follow(context: &mut Context, mut d: DomId) -> Result {
         let loaded = load_source(&Source::new(&name, &text))?;
         let reason_name = reason_name(reason);
         eprintln!("domain {} ({called}) has stopped: {reason_name}", d.0);
+        if let Some(notice) = notice(&loaded.config, reason) {
+            eprintln!("{notice}");
+        }
         dump_if_wanted(&mut machine, d, reason, &loaded.config);
         match act(&mut machine, d, reason, &loaded.config, &loaded.text)? {
             Outcome::Gone | Outcome::Kept => return Ok(()),
