@@ -4,6 +4,7 @@
 //! - [`state`]: the daemon as a deterministic machine over inputs; `request`, `control`: what
 //!   its requests do; [`quota`]: limits.
 //! - [`journal`]: the inputs on file, so that a killed daemon's successor goes on.
+//! - [`outbox`]: what waits to be sent, the same event once.
 //! - [`ring`]: a domain's page; [`server`]: sockets, rings and the journal in one poll loop.
 //!
 //! What a restart keeps: all nodes, permissions and quotas; of domains with rings (dom0's
@@ -19,6 +20,7 @@
 pub mod children;
 mod control;
 pub mod journal;
+pub mod outbox;
 pub mod quota;
 mod request;
 pub mod ring;

@@ -8,6 +8,7 @@ use xenstore::path::{self, absolute};
 use xenstore::wire::{Kind, Message, PAYLOAD_MAX, TxId, join, strings};
 use xenstore::{Access, Permission, StoreError};
 
+use crate::outbox::Cause;
 use crate::state::{ConnId, Host, RELEASE_DOMAIN, State};
 use crate::transaction::{Aspect, Step, Transaction};
 use crate::tree::{Change, Node};
@@ -59,8 +60,12 @@ pub fn is_only_reading(message: &Message) -> bool {
 
 impl State {
     pub(crate) fn message(&mut self, id: ConnId, message: &Message, host: &mut dyn Host) {
-        let before = self.conns.get(&id).map_or(0, |conn| conn.out.len());
+        let conn = self.conns.get(&id);
+        let before = conn.map_or(0, |conn| conn.out.end());
+        let guest = conn.filter(|conn| !conn.is_privileged());
+        self.asking = guest.map(|conn| (id, Cause::clone(&conn.causes)));
         let reply = self.dispatch(id, message, host);
+        self.asking = None;
         self.dirty.insert(id);
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
@@ -71,14 +76,13 @@ impl State {
             Err(error) => (Kind::ERROR, join(&[error.name()])),
         };
         // The reply comes before the events that the request has caused.
-        let events = conn.out.split_off(before.min(conn.out.len()));
-        conn.send(&Message {
+        let reply = Message {
             kind,
             request: message.request,
             tx: message.tx,
             payload,
-        });
-        conn.out.extend_from_slice(&events);
+        };
+        conn.out.reply(&reply, before);
     }
 
     fn dispatch(&mut self, id: ConnId, message: &Message, host: &mut dyn Host) -> Reply {
@@ -436,6 +440,8 @@ impl State {
         if !conn.watches.insert((path.to_owned(), token.to_owned())) {
             return Err(StoreError::EEXIST);
         }
+        // Events of an earlier watch with this token may be for nobody.
+        conn.out.forget();
         let domain = conn.domain;
         self.index(domain, id, path, token);
         self.send_event(id, path, token);

@@ -12,7 +12,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use xen_abi::xs_wire::{
-    XENSTORE_CONNECTED, XENSTORE_ERROR_COMM, XENSTORE_RING_SIZE, XENSTORE_SERVER_FEATURE_ERROR,
+    XENSTORE_CONNECTED, XENSTORE_ERROR_NONE, XENSTORE_RING_SIZE, XENSTORE_SERVER_FEATURE_ERROR,
     XenstoreDomainInterface,
 };
 use xencall::Page;
@@ -67,15 +67,19 @@ impl<P: Page> Ring<P> {
             .word(field!(server_features))
             .store(XENSTORE_SERVER_FEATURE_ERROR, Ordering::Relaxed);
         self.page
+            .word(field!(error))
+            .store(XENSTORE_ERROR_NONE, Ordering::Relaxed);
+        self.page
             .word(field!(connection))
             .store(XENSTORE_CONNECTED, Ordering::Release);
     }
 
-    /// Says that the daemon does not listen to this ring any more.
-    pub fn announce_error(&self) {
+    /// Says that the daemon does not listen to this ring any more, and why
+    /// (`XENSTORE_ERROR_*`).
+    pub fn announce_error(&self, error: u32) {
         self.page
             .word(field!(error))
-            .store(XENSTORE_ERROR_COMM, Ordering::Release);
+            .store(error, Ordering::Release);
     }
 
     /// Bytes of requests from index `consumed` on.
@@ -167,13 +171,14 @@ pub(crate) mod tests {
     use std::sync::atomic::AtomicU32;
 
     /// A page in ordinary memory.
-    pub(crate) struct FakePage {
+    #[derive(Debug)]
+    pub struct FakePage {
         words: Vec<AtomicU32>,
         bytes: RefCell<Vec<u8>>,
     }
 
     impl FakePage {
-        pub(crate) fn new() -> Self {
+        pub fn new() -> Self {
             Self {
                 words: (0..1024).map(|_| AtomicU32::new(0)).collect(),
                 bytes: RefCell::new(vec![0; 4096]),

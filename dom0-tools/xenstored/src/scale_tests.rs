@@ -36,7 +36,8 @@ impl Store {
     /// What a connection has to read.
     fn drain(&mut self, id: ConnId) -> Vec<Message> {
         let conn = self.0.conns.get_mut(&id).expect("connected");
-        let out = std::mem::take(&mut conn.out);
+        let out = conn.out.bytes().to_vec();
+        conn.sent(out.len());
         let (mut decoder, mut input, mut got) = (Decoder::default(), out.as_slice(), Vec::new());
         while let Some(message) = decoder.feed(&mut input).expect("ours") {
             got.push(message);

@@ -13,6 +13,7 @@ use xenstore::path::{components, is_below};
 use xenstore::wire::{Decoder, Kind, Message, TxId};
 use xenstore::{Access, Permission, StoreError};
 
+use crate::outbox::{Cause, Outbox};
 use crate::quota::Quotas;
 use crate::transaction::{Step, Transaction};
 use crate::tree::{Change, Generation, Node, Tree};
@@ -76,6 +77,8 @@ pub enum Input {
     Ignore(DomId),
     /// Open transactions will end in a conflict.
     LoseTransactions,
+    /// So many bytes were put into a ring: which events wait decides what is sent next.
+    Sent(DomId, u32),
 }
 
 /// A domain with a ring.
@@ -110,30 +113,31 @@ pub struct Conn {
     pub decoder: Decoder,
     /// Bytes of the ring that were taken so far, as its index counts them.
     pub consumed: u32,
-    /// Bytes that are to be sent.
-    pub out: Vec<u8>,
-    /// The ring's index for the first of them.
+    /// What is to be sent.
+    pub out: Outbox,
+    /// The ring's index for the first of its bytes.
     pub produced: u32,
+    /// Held by the events for others that its requests have caused.
+    pub causes: Cause,
 }
 
 impl Conn {
-    pub(crate) fn send(&mut self, message: &Message) {
-        // Replies are made to fit; what does not fit was turned into E2BIG.
-        if message.encode(&mut self.out).is_err() {
-            debug_assert!(false, "a reply that is too long: {:?}", message.kind);
-        }
-    }
-
     /// dom0 may do everything.
     #[must_use]
     pub fn is_privileged(&self) -> bool {
         self.domain == DomId(0)
     }
 
+    /// Events for others that its requests have caused, and that wait to be sent.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        Cause::strong_count(&self.causes) - 1
+    }
+
     /// The first `count` bytes have been sent.
     pub fn sent(&mut self, count: usize) {
         let count = count.min(self.out.len());
-        self.out.drain(..count);
+        self.out.sent(count);
         let count = u32::try_from(count).unwrap_or(0);
         self.produced = self.produced.wrapping_add(count);
     }
@@ -162,6 +166,10 @@ pub struct State {
     pub log: Vec<String>,
     /// Connections that got something to send since somebody last took this set.
     pub dirty: BTreeSet<ConnId>,
+    /// The guest whose request is handled.
+    pub(crate) asking: Option<(ConnId, Cause)>,
+    /// The same event does not wait twice. Not so for inputs of a predecessor that did not do it.
+    pub(crate) merges_events: bool,
     /// Connections by their target.
     helpers: BTreeSet<(DomId, ConnId)>,
     next_conn: u64,
@@ -191,6 +199,8 @@ impl State {
             quotas: Quotas::default(),
             log: Vec::new(),
             dirty: BTreeSet::new(),
+            asking: None,
+            merges_events: true,
             helpers: BTreeSet::new(),
             next_conn: 1,
         };
@@ -243,15 +253,11 @@ impl State {
                 let _ = self.introduce(*domain, *gfn, *port, host);
             }
             Input::Domains { shut_down, gone } => self.domains_changed(shut_down, gone),
-            Input::Ignore(domain) => {
-                if let Some(domain) = self.domains.get_mut(domain) {
-                    domain.is_ignored = true;
-                    let id = domain.conn;
-                    self.reset(id);
-                    if let Some(conn) = self.conns.get_mut(&id) {
-                        conn.out.clear();
-                        conn.decoder = Decoder::default();
-                    }
+            Input::Ignore(domain) => self.ignore(*domain),
+            Input::Sent(domain, count) => {
+                let id = self.domains.get(domain).map(|domain| domain.conn);
+                if let Some(conn) = id.and_then(|id| self.conns.get_mut(&id)) {
+                    conn.sent(*count as usize);
                 }
             }
             Input::LoseTransactions => {
@@ -260,6 +266,25 @@ impl State {
                         transaction.lose(&self.tree);
                     }
                 }
+            }
+        }
+    }
+
+    fn ignore(&mut self, domain: DomId) {
+        let Some(known) = self.domains.get_mut(&domain) else {
+            return;
+        };
+        let id = known.conn;
+        // dom0's kernel is never given up: no device of any guest could change then.
+        let is_guest = domain != DomId(0);
+        known.is_ignored = is_guest;
+        if is_guest {
+            self.reset(id);
+        }
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.decoder = Decoder::default();
+            if is_guest {
+                conn.out.clear();
             }
         }
     }
@@ -350,7 +375,10 @@ impl State {
             known.port = port;
             known.is_ignored = false;
             let id = known.conn;
-            self.reset(id);
+            if domain != DomId(0) {
+                // dom0's kernel does not know of it, and keeps its watches.
+                self.reset(id);
+            }
             if let Some(conn) = self.conns.get_mut(&id) {
                 conn.decoder = Decoder::default();
                 conn.out.clear();
@@ -449,13 +477,18 @@ impl State {
     /// Sends the event of a watch.
     pub(crate) fn send_event(&mut self, id: ConnId, path: &str, token: &str) {
         self.dirty.insert(id);
+        let asking = self.asking.as_ref().filter(|(other, _)| *other != id);
+        let cause = asking.map(|(_, cause)| cause);
+        // A special event says that something has happened, not what to look at.
+        let is_merged = self.merges_events && !path.starts_with('@');
         if let Some(conn) = self.conns.get_mut(&id) {
-            conn.send(&Message {
+            let message = Message {
                 kind: Kind::WATCH_EVENT,
                 request: 0,
                 tx: TxId::NONE,
                 payload: xenstore::wire::join(&[path, token]),
-            });
+            };
+            conn.out.event(&message, is_merged, cause);
         }
     }
 

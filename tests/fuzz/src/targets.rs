@@ -332,7 +332,7 @@ pub(crate) fn xs_wire(data: &[u8]) {
     if let Some(conn) = id.and_then(|id| state.conns.get(&id))
         && !is_broken
     {
-        check_replies(&asked, &conn.out);
+        check_replies(&asked, conn.out.bytes());
     }
 
     state.apply(&Input::Connect(ConnId(9)), host);
@@ -340,7 +340,7 @@ pub(crate) fn xs_wire(data: &[u8]) {
         state.apply(&Input::Message(ConnId(9), message.clone()), host);
     }
     if let Some(conn) = state.conns.get(&ConnId(9)) {
-        check_replies(&asked, &conn.out);
+        check_replies(&asked, conn.out.bytes());
     }
     let again = replay(&snapshot(&state, "boot"), "boot");
     assert!(again.is_some_and(|(again, _)| again.tree == state.tree));

@@ -13,6 +13,7 @@
 
 mod record;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -142,6 +143,11 @@ pub fn replay(journal: &[u8], boot: &str) -> Option<(State, usize)> {
                 state.restore_next_conn(next);
                 is_whole = true;
             }
+            Record::Unmerged(input, answers) => {
+                state.merges_events = false;
+                state.apply(&input, &mut Replay(answers.into_iter()));
+                state.merges_events = true;
+            }
             Record::Input(input, answers) => {
                 state.apply(&input, &mut Replay(answers.into_iter()));
             }
@@ -163,6 +169,8 @@ pub struct Journal {
     base: usize,
     /// Not yet written.
     buffer: Vec<u8>,
+    /// What rings got since the last input: of use only to a next one.
+    sent: BTreeMap<DomId, u32>,
 }
 
 /// The file may grow this much before a snapshot takes its place...
@@ -184,7 +192,7 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let (state, len) = replay(&bytes, boot).unwrap_or_else(|| (State::new(), 0));
+        let (mut state, len) = replay(&bytes, boot).unwrap_or_else(|| (State::new(), 0));
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         let mut journal = Self {
             path: path.to_owned(),
@@ -193,19 +201,32 @@ impl Journal {
             len,
             base: len,
             buffer: Vec::new(),
+            sent: BTreeMap::new(),
         };
         if state.has_transactions() {
             // A snapshot would lose them: go on behind the last whole record.
             journal.file.set_len(len as u64)?;
         } else {
-            journal.compact(&state)?;
+            journal.compact(&mut state)?;
         }
         Ok((journal, state))
     }
 
     /// Adds an input that has just been applied, with the host's answers.
     pub fn add(&mut self, input: Input, answers: Vec<Answer>) {
+        for (domain, count) in std::mem::take(&mut self.sent) {
+            Record::Input(Input::Sent(domain, count), Vec::new()).encode(&mut self.buffer);
+        }
         Record::Input(input, answers).encode(&mut self.buffer);
+    }
+
+    /// Notes that so many bytes were put into a domain's ring. Until the next input its indices
+    /// say that too.
+    pub fn note_sent(&mut self, domain: DomId, count: usize) {
+        if count > 0 {
+            let sent = self.sent.entry(domain).or_default();
+            *sent = sent.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        }
     }
 
     /// Nothing waits to be written.
@@ -248,7 +269,7 @@ impl Journal {
     ///
     /// # Errors
     /// When there is no room for it.
-    fn compact(&mut self, state: &State) -> io::Result<()> {
+    fn compact(&mut self, state: &mut State) -> io::Result<()> {
         let bytes = snapshot(state, &self.boot);
         let temporary = self.path.with_extension("new");
         let mut file = OpenOptions::new()
@@ -262,6 +283,9 @@ impl Journal {
         self.len = bytes.len();
         self.base = bytes.len();
         self.buffer.clear();
+        self.sent.clear();
+        // A successor does not know which bytes of those are events.
+        state.conns.values_mut().for_each(|conn| conn.out.forget());
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use xen_abi::{DomId, EvtchnPort, Gfn};
 use xenstore::wire::{Decoder, HEADER, PAYLOAD_MAX};
 use xenstore::{Access, Permission, StoreError};
 
+use crate::outbox::{Cause, Outbox};
 use crate::state::{Conn, ConnId, Domain, Input, RingStart};
 use crate::transaction::Transaction;
 use crate::tree::{Generation, Node, Tree};
@@ -34,10 +35,12 @@ pub enum Record {
     Counters(Generation, ConnId),
     /// What happened.
     Input(Input, Vec<Answer>),
+    /// What happened to a daemon that did not yet merge events; only read.
+    Unmerged(Input, Vec<Answer>),
 }
 
 /// Longest record: a connection with its unsent bytes.
-const MAX: usize = 64 << 20;
+const MAX: usize = 1 << 30;
 
 struct Writer<'a>(&'a mut Vec<u8>);
 
@@ -113,6 +116,11 @@ impl Writer<'_> {
                 self.u16(domain.0);
             }
             Input::LoseTransactions => self.u8(7),
+            Input::Sent(domain, count) => {
+                self.u8(8);
+                self.u16(domain.0);
+                self.u32(*count);
+            }
         }
     }
     fn answer(&mut self, answer: Answer) {
@@ -140,7 +148,7 @@ impl Writer<'_> {
         self.u32(conn.last_tx);
         self.bytes(conn.decoder.pending());
         self.u32(conn.consumed);
-        self.bytes(&conn.out);
+        self.bytes(conn.out.bytes());
         self.u32(conn.produced);
     }
 }
@@ -198,8 +206,12 @@ impl Record {
                 w.u64(*generation);
                 w.u64(next.0);
             }
-            Self::Input(input, answers) => {
-                w.u8(8);
+            Self::Unmerged(input, answers) | Self::Input(input, answers) => {
+                w.u8(if matches!(self, Self::Input(..)) {
+                    9
+                } else {
+                    8
+                });
                 w.input(input);
                 w.count(answers.len());
                 for answer in answers {
@@ -297,6 +309,7 @@ impl<'a> Reader<'a> {
             },
             6 => Input::Ignore(self.domain()?),
             7 => Input::LoseTransactions,
+            8 => Input::Sent(self.domain()?, self.u32()?),
             _ => return None,
         })
     }
@@ -332,8 +345,9 @@ impl<'a> Reader<'a> {
             last_tx,
             decoder: Decoder::resumed(pending),
             consumed: self.u32()?,
-            out: self.bytes()?.to_vec(),
+            out: Outbox::resumed(self.bytes()?.to_vec()),
             produced: self.u32()?,
+            causes: Cause::default(),
         })
     }
     fn record(&mut self) -> Option<Record> {
@@ -373,10 +387,8 @@ impl<'a> Reader<'a> {
             5 => Record::Special(self.text()?, self.permissions()?),
             6 => Record::Quota(self.text()?, self.u32()?),
             7 => Record::Counters(self.u64()?, ConnId(self.u64()?)),
-            8 => {
-                let input = self.input()?;
-                Record::Input(input, self.list(Self::answer)?)
-            }
+            8 => Record::Unmerged(self.input()?, self.list(Self::answer)?),
+            9 => Record::Input(self.input()?, self.list(Self::answer)?),
             _ => return None,
         })
     }

@@ -2,6 +2,9 @@
 //! written; then bytes of rings are given free and replies go out. In this order a kill at any
 //! point leaves a state that the successor can go on from.
 
+mod patience;
+#[cfg(test)]
+mod tests;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,9 +12,11 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
+use xen_abi::xs_wire::{XENSTORE_ERROR_COMM, XENSTORE_ERROR_PROTO, XENSTORE_ERROR_RINGIDX};
 use xen_abi::{DomId, EvtchnPort, Gfn};
 use xencall::XenbusBackend;
 use xenstore::wire::{Decoder, join};
@@ -19,13 +24,14 @@ use xenstore::{Kind, Message, TxId};
 
 pub use world::{Connection, Domains, Status, World, changes};
 
+use self::patience::{LOOK, OUTSTANDING, Patience};
 use crate::journal::{Journal, Recorder, orphans};
 use crate::request::is_only_reading;
 use crate::state::{Conn, ConnId, Input, State};
 
 /// A client whose replies have piled up this much is not read from.
 const FULL: usize = 64 << 10;
-/// One that has let this much pile up (events) is given up.
+/// One that has let this much pile up (events), and is slow, is given up.
 const OVERFULL: usize = 4 << 20;
 /// Connections to the socket.
 const MAX_CLIENTS: usize = 8192;
@@ -48,6 +54,9 @@ pub struct Server {
     taken: BTreeSet<DomId>,
     /// Rings that got requests while others were given free: nothing announces those.
     again: BTreeSet<DomId>,
+    /// Rings whose requests wait until others have got the events of those before.
+    held: BTreeSet<DomId>,
+    patience: Patience,
 }
 
 /// What became ready.
@@ -83,6 +92,8 @@ impl Server {
             clients: BTreeMap::new(),
             taken: BTreeSet::new(),
             again: BTreeSet::new(),
+            held: BTreeSet::new(),
+            patience: Patience::default(),
         };
         for id in orphans(&server.state) {
             server.apply(Input::Disconnect(id));
@@ -130,17 +141,27 @@ impl Server {
                 gone.push(domain);
                 continue;
             };
-            if known.is_ignored {
+            if known.is_ignored && domain != DomId(0) {
+                self.world.announce_error(domain, XENSTORE_ERROR_COMM);
                 continue;
             }
             // Some of the replies that the replay has made again are in the ring already.
             let is_sensible = self.state.conns.get_mut(&known.conn).is_some_and(|conn| {
                 let sent = start.produced.wrapping_sub(conn.produced) as usize;
+                let sent = sent.min(conn.out.len());
                 conn.sent(sent);
+                self.journal.note_sent(domain, sent);
                 conn.produced == start.produced
             });
-            if !is_sensible {
-                self.apply(Input::Ignore(domain));
+            if domain == DomId(0) && (known.is_ignored || !is_sensible) {
+                // The host cannot do without it: it goes on from where its ring stands.
+                self.apply(Input::Attach(domain, known.gfn, known.port));
+            } else if !is_sensible {
+                self.ignore(
+                    domain,
+                    "its ring is not as it was left",
+                    XENSTORE_ERROR_COMM,
+                );
             }
             self.taken.insert(domain);
         }
@@ -217,9 +238,10 @@ impl Server {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        let ready = match self.again.is_empty() {
-            true => self.wait(timeout)?,
-            false => self.wait(Some(&NOW))?,
+        let ready = match (self.again.is_empty(), self.held.is_empty()) {
+            (true, true) => self.wait(timeout)?,
+            (true, false) => self.wait(Some(timeout.map_or(&LOOK, |it| it.min(&LOOK))))?,
+            (false, _) => self.wait(Some(&NOW))?,
         };
         // First, while all that waits to be sent is in the journal.
         if ready.events || !self.again.is_empty() {
@@ -307,11 +329,12 @@ impl Server {
     fn serve_rings(&mut self, mut ready: BTreeSet<DomId>) {
         // Replies first, of all of them: what the first requests cause for the others is not in
         // the journal yet. Who leaves replies waiting will fire again when it has taken them.
+        // Events may wait: others cause them, and could keep a domain from being heard.
         ready.retain(|domain| {
             self.flush_ring(*domain);
             let known = self.state.domains.get(domain);
             let conn = known.and_then(|known| self.state.conns.get(&known.conn));
-            conn.is_some_and(|conn| conn.out.is_empty())
+            conn.is_some_and(|conn| conn.out.replies() == 0)
         });
         for domain in ready {
             self.take_requests(domain);
@@ -393,22 +416,60 @@ impl Server {
         if known.is_ignored {
             return;
         }
+        if conn.outstanding() > OUTSTANDING {
+            self.held.insert(domain);
+            return;
+        }
         match connection.ring.requests(conn.consumed) {
             Ok(bytes) if bytes.is_empty() => {}
             Ok(bytes) => {
                 self.taken.insert(domain);
                 self.apply(Input::Bytes(domain, bytes));
+                let known = self.state.domains.get(&domain);
+                if known.is_some_and(|known| known.is_ignored) {
+                    self.ignore(domain, "a message is too long", XENSTORE_ERROR_PROTO);
+                }
             }
-            Err(_) => self.ignore(domain, "its ring makes no sense"),
+            Err(_) => self.ignore(domain, "its ring makes no sense", XENSTORE_ERROR_RINGIDX),
         }
     }
 
-    fn ignore(&mut self, domain: DomId, why: &str) {
+    /// Gives a guest's ring up, and says so there. dom0's is needed, whatever it does.
+    fn ignore(&mut self, domain: DomId, why: &str, error: u32) {
+        if domain == DomId(0) {
+            eprintln!("xenstored: dom0's kernel cannot be heard at present: {why}");
+            return;
+        }
         eprintln!(
             "xenstored: domain {} is ignored from now on: {why}",
             domain.0
         );
         self.apply(Input::Ignore(domain));
+        self.world.announce_error(domain, error);
+    }
+
+    /// Listens again to those whose events others have got by now.
+    fn let_go(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for id in self.patience.readers() {
+            match self.state.conns.get_mut(&id) {
+                Some(conn) => self.patience.look(id, &mut conn.out, now),
+                None => self.patience.forget(id),
+            }
+        }
+        let is_held = |domain: &DomId| {
+            let known = self.state.domains.get(domain);
+            let conn = known.and_then(|known| self.state.conns.get(&known.conn));
+            conn.is_some_and(|conn| conn.outstanding() > OUTSTANDING)
+        };
+        let (held, free) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(is_held);
+        self.held = held;
+        self.again.extend::<BTreeSet<_>>(free);
     }
 
     /// Sends what a ring has room for. Only what the journal has may be sent.
@@ -431,22 +492,27 @@ impl Server {
         }
         let mut is_broken = false;
         if !conn.out.is_empty() {
-            match connection.ring.reply(conn.produced, &conn.out) {
+            match connection.ring.reply(conn.produced, conn.out.bytes()) {
                 Ok(count) => {
                     conn.sent(count);
+                    self.journal.note_sent(domain, count);
                     is_news |= count > 0;
                 }
                 Err(_) => is_broken = true,
             }
         }
-        let is_full = conn.out.len() > OVERFULL;
+        if domain != DomId(0) {
+            self.patience
+                .look(known.conn, &mut conn.out, Instant::now());
+        }
+        let is_full = conn.out.len() > OVERFULL && conn.out.is_slow();
         if is_news {
             self.world.notify(domain);
         }
         if is_broken {
-            self.ignore(domain, "its ring makes no sense");
+            self.ignore(domain, "its ring makes no sense", XENSTORE_ERROR_RINGIDX);
         } else if is_full {
-            self.ignore(domain, "it does not read its replies");
+            self.ignore(domain, "it does not read its replies", XENSTORE_ERROR_COMM);
         }
     }
 
@@ -456,7 +522,7 @@ impl Server {
             return;
         };
         while !conn.out.is_empty() && !client.is_gone {
-            match client.stream.write(&conn.out) {
+            match client.stream.write(conn.out.bytes()) {
                 Ok(0) => client.is_gone = true,
                 Ok(count) => conn.sent(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -464,7 +530,9 @@ impl Server {
                 Err(_) => client.is_gone = true,
             }
         }
-        if client.is_gone || conn.out.len() > OVERFULL {
+        self.patience.look(id, &mut conn.out, Instant::now());
+        if client.is_gone || (conn.out.len() > OVERFULL && conn.out.is_slow()) {
+            self.patience.forget(id);
             self.clients.remove(&id);
             self.apply(Input::Disconnect(id));
         }
@@ -493,6 +561,7 @@ impl Server {
                 break;
             }
         }
+        self.let_go();
         self.journal.tidy(&mut self.state, &mut self.world)
     }
 

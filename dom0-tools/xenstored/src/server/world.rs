@@ -1,21 +1,54 @@
 //! What is outside: rings of domains, event channels, which domains there are.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU32;
 
 use xen_abi::grant_table::GNTTAB_RESERVED_XENSTORE;
 use xen_abi::xen::VIRQ_DOM_EXC;
 use xen_abi::{DomId, EvtchnPort, Gfn, GrantRef, Virq};
-use xencall::{DomainInfo, Evtchn, Gntdev, RingPage, Xen, XenbusBackend};
+use xencall::{DomainInfo, Evtchn, Gntdev, Page, RingPage, Xen, XenbusBackend};
 use xenstore::StoreError;
 
 use crate::ring::Ring;
 use crate::state::{Host, Input, RingStart, State};
 
+/// A domain's page.
+#[derive(Debug)]
+pub enum AnyPage {
+    /// Mapped here.
+    Mapped(RingPage),
+    /// In ordinary memory.
+    #[cfg(test)]
+    Fake(std::rc::Rc<crate::ring::tests::FakePage>),
+}
+
+impl AnyPage {
+    fn page(&self) -> &dyn Page {
+        match self {
+            Self::Mapped(page) => page,
+            #[cfg(test)]
+            Self::Fake(page) => &**page,
+        }
+    }
+}
+
+impl Page for AnyPage {
+    fn word(&self, offset: usize) -> &AtomicU32 {
+        self.page().word(offset)
+    }
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        self.page().read(offset, to);
+    }
+    fn write(&self, offset: usize, from: &[u8]) {
+        self.page().write(offset, from);
+    }
+}
+
 /// A connected ring.
 #[derive(Debug)]
 pub struct Connection {
     /// The page.
-    pub ring: Ring<RingPage>,
+    pub ring: Ring<AnyPage>,
     /// Our end of the event channel.
     pub port: EvtchnPort,
 }
@@ -169,6 +202,15 @@ impl World {
         }
     }
 
+    /// Says in the domain's ring that it is not listened to any more, and why
+    /// (`XENSTORE_ERROR_*`).
+    pub fn announce_error(&self, domain: DomId, error: u32) {
+        if let Some(connection) = self.rings.get(&domain) {
+            connection.ring.announce_error(error);
+            self.notify(domain);
+        }
+    }
+
     fn page(&self, domain: DomId, gfn: Gfn) -> xencall::Result<RingPage> {
         if domain == DomId(0) {
             return XenbusBackend::open()?.page().map(RingPage::Mapped);
@@ -200,7 +242,7 @@ impl Host for World {
         self.disconnect(domain);
         let evtchn = self.evtchn.as_ref().ok_or(StoreError::EINVAL)?;
         let port = evtchn.bind_interdomain(domain, port).map_err(fail)?;
-        let ring = Ring::new(page);
+        let ring = Ring::new(AnyPage::Mapped(page));
         let start = ring.start();
         ring.announce();
         self.rings.insert(domain, Connection { ring, port });

@@ -1,0 +1,93 @@
+//! How long a guest is held back for those who get its events: as long as they read.
+//!
+//! A guest whose events wait for others is not listened to, so that it cannot pile up more than
+//! they read. A reader that has stopped (a guest that is paused, a client in a pager) would hold
+//! it for ever; so after a while nobody waits for that one any more. dom0's kernel always reads.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::outbox::Outbox;
+use crate::state::ConnId;
+
+/// So many events of a guest may wait for others while its requests are taken.
+pub(super) const OUTSTANDING: usize = 20;
+/// What has waited this long waits for a reader that is slow.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Readers are looked at this often while a guest waits.
+pub(super) const LOOK: rustix::event::Timespec = rustix::event::Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
+/// Since when what waited then has been waiting: its end in the stream of bytes, and the time.
+#[derive(Debug, Default)]
+pub(super) struct Patience(BTreeMap<ConnId, (u64, Instant)>);
+
+impl Patience {
+    /// Looks at what waits for a reader now. It is slow when the last of what waited at the first
+    /// look has not been sent in time.
+    pub(super) fn look(&mut self, id: ConnId, out: &mut Outbox, now: Instant) {
+        if out.is_empty() {
+            self.0.remove(&id);
+            return;
+        }
+        let (end, since) = self.0.entry(id).or_insert((out.end(), now));
+        if out.position() >= *end {
+            (*end, *since) = (out.end(), now);
+        } else if now.duration_since(*since) >= PATIENCE {
+            out.give_up_waiting();
+        }
+    }
+
+    /// Whose bytes wait.
+    pub(super) fn readers(&self) -> Vec<ConnId> {
+        self.0.keys().copied().collect()
+    }
+
+    /// It is gone.
+    pub(super) fn forget(&mut self, id: ConnId) {
+        self.0.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_is_waited_for_and_who_stops_is_not() {
+        let (mut patience, id) = (Patience::default(), ConnId(1));
+        let mut out = Outbox::resumed(vec![0; 1000]);
+        let mut now = Instant::now();
+        patience.look(id, &mut out, now);
+        // All that waited is read in time, again and again, though something always waits.
+        for _ in 0..10 {
+            now += PATIENCE / 2;
+            out.sent(out.len() - 1);
+            out.reply(
+                &xenstore::Message {
+                    kind: xenstore::Kind::READ,
+                    request: 0,
+                    tx: xenstore::TxId::NONE,
+                    payload: vec![0; 100],
+                },
+                u64::MAX,
+            );
+            patience.look(id, &mut out, now);
+            out.sent(1);
+            patience.look(id, &mut out, now);
+            assert!(!out.is_slow());
+        }
+        // A byte now and then is not enough.
+        for _ in 0..3 {
+            now += PATIENCE / 2;
+            out.sent(1);
+            patience.look(id, &mut out, now);
+        }
+        assert!(out.is_slow());
+        out.sent(out.len());
+        patience.look(id, &mut out, now);
+        assert!(!out.is_slow() && patience.readers().is_empty());
+    }
+}
