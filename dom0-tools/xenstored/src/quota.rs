@@ -11,6 +11,8 @@ pub struct Quotas {
     pub transactions: u32,
     /// Nodes that a transaction looks at or changes.
     pub transaction_nodes: u32,
+    /// Bytes that a transaction keeps: what it has looked at and what it changes.
+    pub transaction_size: u32,
     /// Bytes of a node: value, names of its children.
     pub node_size: u32,
     /// Permissions of a node.
@@ -24,6 +26,7 @@ impl Default for Quotas {
             watches: 128,
             transactions: 10,
             transaction_nodes: 1024,
+            transaction_size: 256 << 10,
             node_size: 2048,
             node_permissions: 5,
         }
@@ -37,6 +40,7 @@ impl Quotas {
             "watches" => &mut self.watches,
             "transactions" => &mut self.transactions,
             "transaction-nodes" => &mut self.transaction_nodes,
+            "transaction-size" => &mut self.transaction_size,
             "node-size" => &mut self.node_size,
             "node-permissions" => &mut self.node_permissions,
             _ => return None,
@@ -55,12 +59,13 @@ impl Quotas {
 
     /// All of them, with their names.
     #[must_use]
-    pub fn list(&self) -> [(&'static str, u32); 6] {
+    pub fn list(&self) -> [(&'static str, u32); 7] {
         [
             ("nodes", self.nodes),
             ("watches", self.watches),
             ("transactions", self.transactions),
             ("transaction-nodes", self.transaction_nodes),
+            ("transaction-size", self.transaction_size),
             ("node-size", self.node_size),
             ("node-permissions", self.node_permissions),
         ]

@@ -185,11 +185,13 @@ impl State {
         path: &str,
         wanted: Access,
     ) -> Result<Arc<Node>, StoreError> {
-        let limit = self.quotas.transaction_nodes as usize;
+        let nodes = self.quotas.transaction_nodes as usize;
+        let size = self.quotas.transaction_size as usize;
+        let is_full = |of: &Transaction| of.nodes() >= nodes || of.size() >= size;
         let conn = self.conns.get_mut(&id).ok_or(StoreError::EIO)?;
         let is_privileged = conn.is_privileged();
         let found = match conn.transactions.get_mut(&tx) {
-            Some(transaction) if !is_privileged && transaction.nodes() >= limit => {
+            Some(transaction) if !is_privileged && is_full(transaction) => {
                 return Err(StoreError::ENOSPC);
             }
             Some(transaction) => transaction.look_up(path),

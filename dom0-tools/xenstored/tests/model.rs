@@ -607,3 +607,25 @@ fn what_a_daemon_has_sent_that_did_not_merge_events_is_made_again_as_it_was() {
     assert!(waiting[1] > 0);
     assert_eq!(waiting[0], 2 * waiting[1]);
 }
+
+#[test]
+fn what_a_guest_keeps_in_its_transactions_has_a_limit() {
+    let mut daemon = Daemon::new();
+    let start = to(Kind::TRANSACTION_START, 0, b"\0".to_vec());
+    let mut all = 0;
+    while let Ok(tx) = daemon.ask(1, &start).0 {
+        let tx = std::str::from_utf8(strings(&tx).0[0]).unwrap().parse();
+        let read = |i: u32| {
+            let path = format!("/{i}{}", "a".repeat(2000));
+            to(Kind::READ, *tx.as_ref().unwrap(), join(&[path]))
+        };
+        let asked = (0..5000).map(|i| daemon.ask(1, &read(i)).0);
+        // What it looks up is missing, until there is no room to note that.
+        let kept = asked.take_while(|answer| *answer != Err(StoreError::ENOSPC));
+        assert!((20..5000).contains(&kept.count()));
+        let conn = &daemon.state.conns[&daemon.state.domains[&DomId(1)].conn];
+        let sizes = conn.transactions.values().map(|t| t.size());
+        all = sizes.sum::<usize>();
+    }
+    assert!((1 << 20..3 << 20).contains(&all), "{all}");
+}
