@@ -7,11 +7,14 @@
 //! A ring's replies are made again by the replay; how many of their bytes the domain has got
 //! already is what its ring says. When the file has grown, a snapshot takes its place, by
 //! rename. Open transactions are not in a snapshot: it waits until there are none, and above a
-//! limit they end in a conflict, which is an outcome that every client must expect.
+//! limit they end in a conflict, which is an outcome that every client must expect.  The limit is
+//! a share of the file system, and when that is full all the same, a snapshot is made at once.
 //!
 //! A journal of another boot is not read: domains and event channels are others then.
 
 mod record;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -171,12 +174,18 @@ pub struct Journal {
     buffer: Vec<u8>,
     /// What rings got since the last input: of use only to a next one.
     sent: BTreeMap<DomId, u32>,
+    /// Bytes that files may take together; tests have less.
+    capacity: usize,
+    /// What the file may grow at most, for the size of the file system.
+    share: usize,
 }
 
 /// The file may grow this much before a snapshot takes its place...
 const SLACK: usize = 1 << 20;
-/// ...and this much when transactions are open.
+/// ...and this much when transactions are open...
 const MAX_SLACK: usize = 32 << 20;
+/// ...where there is room, but this much anyway.
+const MIN_SLACK: usize = 64 << 10;
 
 impl Journal {
     /// Opens the journal at `path`, and gives the state that it leads to, or a new one.
@@ -184,6 +193,10 @@ impl Journal {
     /// # Errors
     /// When the file can be neither read nor made.
     pub fn open(path: &Path, boot: &str) -> io::Result<(Self, State)> {
+        Self::open_in(path, boot, usize::MAX)
+    }
+
+    fn open_in(path: &Path, boot: &str, capacity: usize) -> io::Result<(Self, State)> {
         let mut bytes = Vec::new();
         match File::open(path) {
             Ok(mut file) => {
@@ -202,12 +215,19 @@ impl Journal {
             base: len,
             buffer: Vec::new(),
             sent: BTreeMap::new(),
+            capacity,
+            share: 0,
         };
-        if state.has_transactions() {
-            // A snapshot would lose them: go on behind the last whole record.
+        journal.share = journal.share();
+        // A snapshot would lose open transactions.
+        let is_kept = state.has_transactions()
+            || match journal.compact(&mut state) {
+                Err(error) if is_full(&error) && len > 0 => true,
+                outcome => outcome.map(|()| false)?,
+            };
+        if is_kept {
+            // It goes on behind the last whole record.
             journal.file.set_len(len as u64)?;
-        } else {
-            journal.compact(&mut state)?;
         }
         Ok((journal, state))
     }
@@ -235,58 +255,141 @@ impl Journal {
         self.buffer.is_empty()
     }
 
-    /// Writes what was added.
+    /// Writes what was added. Where there is no room for it, a snapshot takes the place of the
+    /// file, at the price of open transactions.
     ///
     /// # Errors
-    /// When the file system is full: the daemon must not go on then.
-    pub fn write(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.buffer)?;
-        self.len += self.buffer.len();
-        self.buffer.clear();
-        Ok(())
+    /// When there is no room for that either: the daemon must not go on then.
+    pub fn write(&mut self, state: &mut State, host: &mut dyn Host) -> io::Result<()> {
+        let room = self.capacity.saturating_sub(self.len);
+        match put(&mut self.file, &self.buffer, room) {
+            Ok(()) => {
+                self.len += self.buffer.len();
+                self.buffer.clear();
+                Ok(())
+            }
+            Err(error) if is_full(&error) => {
+                self.file.set_len(self.len as u64)?;
+                state.apply(&Input::LoseTransactions, host);
+                self.compact(state)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Puts a snapshot in the place of a file that has grown; when that is much, then even at
     /// the price of open transactions.
     ///
     /// # Errors
-    /// When there is no room for it.
+    /// When it cannot be written, for another reason than that there is no room.
     pub fn tidy(&mut self, state: &mut State, host: &mut dyn Host) -> io::Result<()> {
         let grown = self.len.saturating_sub(self.base);
-        if grown <= SLACK.max(self.base) {
+        if grown <= SLACK.max(self.base).min(self.share) {
             return Ok(());
         }
         if state.has_transactions() {
-            if grown <= MAX_SLACK.max(self.base) {
+            if grown <= MAX_SLACK.max(self.base).min(self.share) {
                 return Ok(());
             }
             state.apply(&Input::LoseTransactions, host);
+            self.add(Input::LoseTransactions, Vec::new());
         }
-        self.compact(state)
+        match self.compact(state) {
+            // The file as it is is as good, and is tried again when it has grown as much.
+            Err(error) if is_full(&error) => {
+                self.base = self.len;
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
-    /// Puts a snapshot in the place of the file. Open transactions must be lost ones.
+    /// Puts a snapshot in the place of the file, and of what was not written yet. Open
+    /// transactions must be lost ones.
     ///
     /// # Errors
     /// When there is no room for it.
     fn compact(&mut self, state: &mut State) -> io::Result<()> {
         let bytes = snapshot(state, &self.boot);
-        let temporary = self.path.with_extension("new");
-        let mut file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .open(&temporary)?;
-        file.write_all(&bytes)?;
-        std::fs::rename(&temporary, &self.path)?;
-        self.file = file;
+        match self.replace(&bytes) {
+            // This takes no room. A kill in the middle of it would lose the store, so it is done
+            // only where the daemon would have to end.
+            Err(error) if is_full(&error) && bytes.len() <= self.len => {
+                let mut file = OpenOptions::new().write(true).open(&self.path)?;
+                file.write_all(&bytes)?;
+                file.set_len(bytes.len() as u64)?;
+            }
+            outcome => outcome?,
+        }
         self.len = bytes.len();
         self.base = bytes.len();
         self.buffer.clear();
         self.sent.clear();
-        // A successor does not know which bytes of those are events.
-        state.conns.values_mut().for_each(|conn| conn.out.forget());
+        self.share = self.share();
+        // As a successor has it: it does not know which of the bytes are events, and lost
+        // transactions see the tree of the snapshot.
+        for conn in state.conns.values_mut() {
+            conn.out.forget();
+            for transaction in conn.transactions.values_mut() {
+                transaction.lose(&state.tree);
+            }
+        }
         Ok(())
+    }
+
+    /// Puts a new file in the place of this one.
+    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let temporary = self.path.with_extension("new");
+        // One that a killed predecessor left.
+        remove(&temporary)?;
+        let mut file = OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .open(&temporary)?;
+        let room = self.capacity.saturating_sub(self.len);
+        let written = put(&mut file, bytes, room);
+        let outcome = written.and_then(|()| std::fs::rename(&temporary, &self.path));
+        if outcome.is_err() {
+            remove(&temporary)?;
+        } else {
+            self.file = file;
+        }
+        outcome
+    }
+
+    /// How much the file may grow, so that a snapshot has room beside it.
+    fn share(&self) -> usize {
+        let free = rustix::fs::statvfs(&self.path)
+            .map_or(u64::MAX, |of| of.f_bavail.saturating_mul(of.f_frsize));
+        let free = usize::try_from(free).unwrap_or(usize::MAX);
+        let all = free.saturating_add(self.len).min(self.capacity);
+        (all / 4).max(MIN_SLACK)
+    }
+}
+
+/// The file system has no room.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Writes all, if no more than `room`.
+fn put(file: &mut File, bytes: &[u8], room: usize) -> io::Result<()> {
+    let now = bytes.get(..room).unwrap_or(bytes);
+    file.write_all(now)?;
+    if now.len() < bytes.len() {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    Ok(())
+}
+
+/// Removes a file, if there is one.
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -541,7 +541,7 @@ impl Server {
     /// Writes the journal, and then lets the effects out.
     fn finish_round(&mut self) -> io::Result<()> {
         loop {
-            self.journal.write()?;
+            self.journal.write(&mut self.state, &mut self.world)?;
             for domain in std::mem::take(&mut self.taken) {
                 // `flush_ring` takes it out again.
                 self.taken.insert(domain);
