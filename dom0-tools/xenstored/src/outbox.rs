@@ -155,12 +155,14 @@ impl Outbox {
         self.waiting.clear();
     }
 
-    /// Nobody is to wait for this reader until it has read everything.
-    pub(crate) fn give_up_waiting(&mut self) {
-        self.is_slow = true;
-        for event in &mut self.events {
-            event.cause = None;
+    /// Whether nobody is to wait for this reader.
+    pub(crate) fn set_slow(&mut self, is_slow: bool) {
+        if is_slow && !self.is_slow {
+            for event in &mut self.events {
+                event.cause = None;
+            }
         }
+        self.is_slow = is_slow;
     }
 
     /// Nobody waits for this reader.
@@ -189,7 +191,6 @@ impl Outbox {
             self.bytes.drain(..self.start);
             self.start = 0;
         }
-        self.is_slow &= !self.is_empty();
     }
 
     /// Drops everything.
@@ -242,13 +243,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_slow_reader_until_it_has_read() {
+    fn nobody_waits_for_a_slow_reader() {
         let (mut out, cause) = (Outbox::default(), Cause::default());
         event(&mut out, b"a", &cause);
-        out.give_up_waiting();
+        out.set_slow(true);
         event(&mut out, b"b", &cause);
         assert_eq!((out.is_slow(), Arc::strong_count(&cause)), (true, 1));
         out.sent(out.len());
+        out.set_slow(false);
         event(&mut out, b"a", &cause);
         assert_eq!((out.is_slow(), Arc::strong_count(&cause)), (false, 2));
     }

@@ -31,7 +31,7 @@ use crate::state::{Conn, ConnId, Input, State};
 
 /// A client whose replies have piled up this much is not read from.
 const FULL: usize = 64 << 10;
-/// One that has let this much pile up (events), and is slow, is given up.
+/// One that has let this much pile up (events), and has stopped reading, is given up.
 const OVERFULL: usize = 4 << 20;
 /// Connections to the socket.
 const MAX_CLIENTS: usize = 8192;
@@ -450,14 +450,15 @@ impl Server {
 
     /// Listens again to those whose events others have got by now.
     fn let_go(&mut self) {
-        if self.held.is_empty() {
+        if self.held.is_empty() && self.patience.len() <= self.state.conns.len() {
             return;
         }
         let now = Instant::now();
         for id in self.patience.readers() {
-            match self.state.conns.get_mut(&id) {
-                Some(conn) => self.patience.look(id, &mut conn.out, now),
-                None => self.patience.forget(id),
+            if let Some(conn) = self.state.conns.get_mut(&id) {
+                self.patience.look(id, &mut conn.out, now);
+            } else {
+                self.patience.forget(id);
             }
         }
         let is_held = |domain: &DomId| {
@@ -501,11 +502,9 @@ impl Server {
                 Err(_) => is_broken = true,
             }
         }
-        if domain != DomId(0) {
-            self.patience
-                .look(known.conn, &mut conn.out, Instant::now());
-        }
-        let is_full = conn.out.len() > OVERFULL && conn.out.is_slow();
+        let now = Instant::now();
+        let has_stopped = domain != DomId(0) && self.patience.look(known.conn, &mut conn.out, now);
+        let is_full = has_stopped && conn.out.len() > OVERFULL;
         if is_news {
             self.world.notify(domain);
         }
@@ -530,8 +529,8 @@ impl Server {
                 Err(_) => client.is_gone = true,
             }
         }
-        self.patience.look(id, &mut conn.out, Instant::now());
-        if client.is_gone || (conn.out.len() > OVERFULL && conn.out.is_slow()) {
+        let has_stopped = self.patience.look(id, &mut conn.out, Instant::now());
+        if client.is_gone || (has_stopped && conn.out.len() > OVERFULL) {
             self.patience.forget(id);
             self.clients.remove(&id);
             self.apply(Input::Disconnect(id));

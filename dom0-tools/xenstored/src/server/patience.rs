@@ -2,7 +2,8 @@
 //!
 //! A guest whose events wait for others is not listened to, so that it cannot pile up more than
 //! they read. A reader that has stopped (a guest that is paused, a client in a pager) would hold
-//! it for ever; so after a while nobody waits for that one any more. dom0's kernel always reads.
+//! it for ever; so after a while nobody waits for that one any more, and not at once again when it
+//! has read: it could stop each time. dom0's kernel always reads.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use crate::state::ConnId;
 pub(super) const OUTSTANDING: usize = 20;
 /// What has waited this long waits for a reader that is slow.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A slow reader is waited for again when it has read everything so long after it last was behind.
+const PARDON: Duration = Duration::from_secs(60);
 /// Readers are looked at this often while a guest waits.
 pub(super) const LOOK: rustix::event::Timespec = rustix::event::Timespec {
     tv_sec: 1,
@@ -25,22 +28,34 @@ pub(super) const LOOK: rustix::event::Timespec = rustix::event::Timespec {
 pub(super) struct Patience(BTreeMap<ConnId, (u64, Instant)>);
 
 impl Patience {
-    /// Looks at what waits for a reader now. It is slow when the last of what waited at the first
-    /// look has not been sent in time.
-    pub(super) fn look(&mut self, id: ConnId, out: &mut Outbox, now: Instant) {
+    /// Looks at what waits for a reader now. True when it has stopped: the last of what waited at
+    /// the first look has not been sent in time.
+    pub(super) fn look(&mut self, id: ConnId, out: &mut Outbox, now: Instant) -> bool {
         if out.is_empty() {
-            self.0.remove(&id);
-            return;
+            let since = self.0.get(&id).filter(|_| out.is_slow());
+            if since.is_none_or(|(_, since)| now.duration_since(*since) >= PARDON) {
+                out.set_slow(false);
+                self.0.remove(&id);
+            }
+            return false;
         }
         let (end, since) = self.0.entry(id).or_insert((out.end(), now));
         if out.position() >= *end {
             (*end, *since) = (out.end(), now);
-        } else if now.duration_since(*since) >= PATIENCE {
-            out.give_up_waiting();
         }
+        let has_stopped = now.duration_since(*since) >= PATIENCE;
+        if has_stopped {
+            out.set_slow(true);
+        }
+        has_stopped
     }
 
-    /// Whose bytes wait.
+    /// How many are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whose bytes wait, and who was slow.
     pub(super) fn readers(&self) -> Vec<ConnId> {
         self.0.keys().copied().collect()
     }
@@ -76,7 +91,7 @@ mod tests {
             );
             patience.look(id, &mut out, now);
             out.sent(1);
-            patience.look(id, &mut out, now);
+            assert!(!patience.look(id, &mut out, now));
             assert!(!out.is_slow());
         }
         // A byte now and then is not enough.
@@ -86,7 +101,12 @@ mod tests {
             patience.look(id, &mut out, now);
         }
         assert!(out.is_slow());
+        // It reads now, but is not trusted at once.
         out.sent(out.len());
+        now += PARDON / 2;
+        assert!(!patience.look(id, &mut out, now));
+        assert!(out.is_slow());
+        now += PARDON;
         patience.look(id, &mut out, now);
         assert!(!out.is_slow() && patience.readers().is_empty());
     }

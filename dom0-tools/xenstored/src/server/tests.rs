@@ -302,7 +302,7 @@ fn a_reader_that_has_stopped_holds_nobody() {
     assert!(machine.server.held.contains(&DomId(1)));
     let id = machine.server.state.domains[&DomId(2)].conn;
     let conn = machine.server.state.conns.get_mut(&id).unwrap();
-    conn.out.give_up_waiting();
+    conn.out.set_slow(true);
     for _ in 0..100 {
         machine.serve();
         machine.read(1);
