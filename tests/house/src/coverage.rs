@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use radon_core::hypercall::{Row, rows};
 
+mod gaps;
+
 /// Where the page lies.
 pub const PAGE: &str = "docs/abi-coverage.md";
 
@@ -45,9 +47,10 @@ pub fn page() -> String {
     for call in &calls {
         let ops = of(call);
         let done = ops.iter().filter(|row| row.class.is_some()).count();
+        let all = ops.len() + gaps::MISSING.iter().filter(|gap| gap.0 == *call).count();
         line(
             &mut out,
-            &format!("| [`{call}`](#{call}) | {done} | {} |", ops.len()),
+            &format!("| [`{call}`](#{call}) | {done} | {all} |"),
         );
     }
     for (call, _) in PLAIN {
@@ -57,17 +60,26 @@ pub fn page() -> String {
     for (call, what) in PLAIN {
         line(&mut out, &format!("`{call}`: {what}."));
     }
+    out.push_str("\nMissing as a whole: ");
+    out.push_str(gaps::CALLS);
     for call in &calls {
         line(
             &mut out,
             &format!("\n## {call}\n\n| number | operation | class |\n| --- | --- | --- |"),
         );
-        for row in of(call) {
+        let known = of(call).into_iter().map(|row| {
             let class = row.class.unwrap_or("missing");
-            line(
-                &mut out,
-                &format!("| {} | `{}` | {class} |", row.number, row.op),
-            );
+            let partly = gaps::PARTIAL.iter().find(|gap| gap.0 == row.op);
+            let but = partly.map_or(String::new(), |gap| format!(", in part: {}", gap.1));
+            (row.number, row.op, format!("{class}{but}"))
+        });
+        let gaps = gaps::MISSING.iter().filter(|gap| gap.0 == *call);
+        let mut all: Vec<_> = known
+            .chain(gaps.map(|gap| (gap.1, gap.2, "missing".to_owned())))
+            .collect();
+        all.sort_by_key(|row| row.0);
+        for (number, op, class) in all {
+            line(&mut out, &format!("| {number} | `{op}` | {class} |"));
         }
     }
     out
@@ -105,6 +117,17 @@ mod tests {
     #[test]
     fn the_page_is_up_to_date() {
         check(&crate::top()).unwrap();
+    }
+
+    #[test]
+    fn gaps_are_gaps() {
+        for (call, number, op) in gaps::MISSING {
+            let is_known = rows().any(|r| r.call == *call && (r.number == *number || r.op == *op));
+            assert!(!is_known, "{op} has a row");
+        }
+        for (op, _) in gaps::PARTIAL {
+            assert!(rows().any(|r| r.op == *op && r.class.is_some()), "{op}");
+        }
     }
 
     #[test]
