@@ -149,7 +149,7 @@ fn names_are_unique() {
     make(&mut world, TEXT).unwrap();
     let error = make(&mut world, TEXT).unwrap_err().to_string();
     assert!(error.contains("domain 1 has this name"), "{error}");
-    make(&mut world, &format!("{TEXT}name = 'b'\n")).unwrap();
+    make(&mut world, &format!("{TEXT}name = 'b'\ndisk = []\n")).unwrap();
     let error = lifecycle::rename(&mut world.machine(), DomId(2), "a").unwrap_err();
     assert!(error.to_string().contains("domain 1"), "{error}");
     lifecycle::rename(&mut world.machine(), DomId(2), "c").unwrap();

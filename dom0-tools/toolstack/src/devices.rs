@@ -9,7 +9,7 @@ use xlcfg::vif::Vif;
 
 use crate::error::{During as _, Error, Result};
 use crate::layout::{self, domain_path, libxl_path};
-use crate::{Change, Machine};
+use crate::{Change, Machine, sharing};
 
 /// How long a backend may take to answer; emulated machines are slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
@@ -175,7 +175,7 @@ fn require_free(machine: &mut Machine<'_>, id: &DeviceId, name: &str) -> Result<
 /// Gives a guest a disk.
 ///
 /// # Errors
-/// A target that cannot be used; a backend that does not answer.
+/// A target that cannot be used, or that others use already; a backend that does not answer.
 pub fn attach_disk(machine: &mut Machine<'_>, d: DomId, disk: &Disk) -> Result<DeviceId> {
     let id = DeviceId::disk(d, disk.vdev.number);
     check_disk(disk)?;
@@ -190,6 +190,9 @@ pub fn attach_disk(machine: &mut Machine<'_>, d: DomId, disk: &Disk) -> Result<D
         ),
         None => None,
     };
+    if let Some(device) = &device {
+        sharing::check(machine, &id, disk, device)?;
+    }
     let numbers = device.as_ref().map(|device| (device.major, device.minor));
     let written = machine.store.apply(&layout::disk(&id, disk, numbers));
     drop(lock);

@@ -20,6 +20,36 @@ pub struct BlockDevice {
     pub hold: Option<std::fs::File>,
 }
 
+/// Where the bytes of a disk are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Storage {
+    /// In a block device.
+    Device {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// In a file.
+    File {
+        /// Number of its file system's device.
+        device: u64,
+        /// Which file there.
+        inode: u64,
+    },
+}
+
+/// A file system that dom0 has mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// What it is on; a device.
+    pub storage: Storage,
+    /// Can it be written to?
+    pub is_writable: bool,
+    /// Where.
+    pub point: String,
+}
+
 /// dom0's kernel and files.
 pub trait Host {
     /// The whole content of a file.
@@ -62,6 +92,15 @@ pub trait Host {
     /// # Errors
     /// When it is missing, neither of them, or cannot be opened.
     fn block_device(&mut self, path: &Path, is_writable: bool) -> Result<BlockDevice>;
+
+    /// What a loop device is made over; `None` for all other devices.
+    fn behind(&mut self, major: u32, minor: u32) -> Option<Storage>;
+
+    /// The file systems that dom0 has mounted from block devices.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn mounts(&mut self) -> Result<Vec<Mount>>;
 
     /// Has the backend driver opened (or, for interfaces, made) its device?
     fn is_backend_ready(&mut self, kind: &str, d: xen_abi::DomId, devid: u32) -> bool;

@@ -44,6 +44,8 @@ mod preserve;
 pub mod records;
 #[cfg(test)]
 mod scale_tests;
+mod sharing;
+mod storage;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -52,7 +54,7 @@ mod undo;
 pub use create::{Created, cpu_map, create, create_marked, random_uuid, start, warn_unsupported};
 pub use destroy::{destroy, destroy_abandoned};
 pub use error::{Cause, Error, Result};
-pub use host::{BlockDevice, Host};
+pub use host::{BlockDevice, Host, Mount, Storage};
 pub use hypervisor::Hypervisor;
 pub use loader::Loader;
 pub use lock::Lock;

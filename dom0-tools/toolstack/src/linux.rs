@@ -14,9 +14,10 @@ use xen_abi::DomId;
 
 use crate::PageBytes;
 use crate::error::{During as _, Error, Result};
-use crate::host::{BlockDevice, Host};
+use crate::host::{BlockDevice, Host, Mount, Storage};
 use crate::lock::{self, Lock};
 use crate::netlink::LinkChange;
+use crate::storage;
 
 const INTERFACES: &str = "/sys/class/net";
 const BACKENDS: &str = "/sys/bus/xen-backend";
@@ -131,6 +132,14 @@ impl Host for Linux {
             return Err(Error::new(doing(), "the file is empty", help));
         }
         loop_device(&file, path, is_writable)
+    }
+
+    fn behind(&mut self, major: u32, minor: u32) -> Option<Storage> {
+        storage::behind(major, minor)
+    }
+
+    fn mounts(&mut self) -> Result<Vec<Mount>> {
+        storage::mounts()
     }
 
     fn is_backend_ready(&mut self, kind: &str, d: DomId, devid: u32) -> bool {

@@ -14,6 +14,8 @@ fn machine(domains: u16) -> World {
         world.hypervisor.domains.borrow_mut().insert(d, domain);
         let path = format!("/local/domain/{d}/name");
         world.store.nodes.insert(path, format!("guest-{d}"));
+        let path = format!("/local/domain/0/backend/vbd/{d}/51712/physical-device");
+        world.store.nodes.insert(path, "8:1".to_owned());
     }
     world
 }
@@ -64,8 +66,9 @@ fn questions_grow_no_faster_than_domains() {
     let [none, few, many] = [0, 100, 1000].map(costs);
     // A name each, and of the fake a hypercall each, where a real one lists 256 domains at a time.
     assert_eq!([none[0], few[0], many[0]], [0, 200, 2000]);
-    // To make one asks for each name, since the store has no other way to find one.
-    assert!(few[1] <= none[1] + 101, "{none:?} {few:?}");
-    assert!(many[1] <= none[1] + 1001, "{none:?} {many:?}");
+    // To make one asks for each name, since the store has no other way to find one, and for each
+    // disk, of which domain and device it is.
+    assert!(few[1] <= none[1] + 301, "{none:?} {few:?}");
+    assert!(many[1] <= none[1] + 3001, "{none:?} {many:?}");
     assert_eq!((few[2], many[2]), (none[2], none[2]), "to destroy one");
 }

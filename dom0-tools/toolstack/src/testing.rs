@@ -21,7 +21,7 @@ use zerocopy::FromZeros as _;
 
 use crate::error::{Error, Result};
 use crate::lock::testing::FakeLock;
-use crate::{BlockDevice, Change, Host, Hypervisor, Loader, Lock, Machine, Store};
+use crate::{BlockDevice, Change, Host, Hypervisor, Loader, Lock, Machine, Mount, Storage, Store};
 
 /// Lets calls through until a given one.
 #[derive(Debug, Default)]
@@ -451,6 +451,11 @@ pub(crate) struct FakeHost {
     pub(crate) bridges: Vec<String>,
     /// What interfaces are in which bridge.
     pub(crate) ports: BTreeMap<String, String>,
+    /// Nodes of block devices.
+    pub(crate) devices: BTreeMap<PathBuf, (u32, u32)>,
+    /// What loop devices are made over: 7:1 is the first.
+    pub(crate) loops: Vec<Storage>,
+    pub(crate) mounts: Vec<Mount>,
     pub(crate) has_drivers: bool,
     pub(crate) answers: bool,
     /// Random values drawn.
@@ -462,6 +467,22 @@ pub(crate) struct FakeHost {
 impl FakeHost {
     fn check_unlocked(&self) {
         assert!(self.lock.holder().is_none(), "others wait for the lock");
+    }
+
+    /// Where a file is: names that differ in digits only are links to the same one.
+    pub(crate) fn storage(path: &Path) -> Storage {
+        let name = path.to_string_lossy();
+        let letters = name.bytes().filter(|byte| !byte.is_ascii_digit());
+        Storage::File {
+            device: 1,
+            inode: letters.fold(0, |inode, byte| inode * 31 + u64::from(byte)),
+        }
+    }
+
+    /// Makes a loop device over a file: its minor number.
+    pub(crate) fn make_loop(&mut self, path: &Path) -> u32 {
+        self.loops.push(Self::storage(path));
+        u32::try_from(self.loops.len()).unwrap()
     }
 }
 
@@ -496,16 +517,29 @@ impl Host for FakeHost {
         self.files.remove(path);
     }
     fn block_device(&mut self, path: &Path, _: bool) -> Result<BlockDevice> {
-        self.read_file(path)?;
         if self.fuse.is_blown() {
             return Err(Error::new("fuse", "blown", ""));
         }
+        let (major, minor) = match self.devices.get(path) {
+            Some(&numbers) => numbers,
+            None => {
+                self.read_file(path)?;
+                (7, self.make_loop(path))
+            }
+        };
         Ok(BlockDevice {
-            major: 7,
-            minor: 1,
-            node: "/dev/loop1".into(),
+            major,
+            minor,
+            node: path.to_owned(),
             hold: None,
         })
+    }
+    fn behind(&mut self, major: u32, minor: u32) -> Option<Storage> {
+        let at = usize::try_from(minor).ok()?.checked_sub(1)?;
+        self.loops.get(at).filter(|_| major == 7).copied()
+    }
+    fn mounts(&mut self) -> Result<Vec<Mount>> {
+        Ok(self.mounts.clone())
     }
     fn is_backend_ready(&mut self, _: &str, _: DomId, _: u32) -> bool {
         self.check_unlocked();
@@ -598,6 +632,9 @@ impl World {
                 is_full: false,
                 bridges: vec!["xenbr0".into()],
                 ports: BTreeMap::new(),
+                devices: BTreeMap::new(),
+                loops: Vec::new(),
+                mounts: Vec::new(),
                 has_drivers: true,
                 answers: true,
                 draws: 0,

@@ -35,7 +35,7 @@ pub use domctl::DomainInfo;
 pub use error::{Errno, Error, Result};
 pub use event::Evtchn;
 pub use grant::{Gntalloc, Gntdev, GrantWrite, GrantedPages};
-pub use loop_device::attach_loop_device;
+pub use loop_device::{LoopBacking, attach_loop_device, loop_backing};
 pub use memory::{MemoryRegion, Resource};
 pub use pages::SharedPages;
 pub use process::fork_alone;

@@ -1,7 +1,7 @@
 //! Loop devices: block devices over files, which blkback can open.
 //!
 //! Not Xen's, but an ioctl of dom0's kernel, and this is the crate that makes those.
-// UNSAFETY: two ioctls.
+// UNSAFETY: three ioctls.
 #![expect(unsafe_code, reason = "ioctls have no safe form")]
 
 use std::fs::File;
@@ -16,6 +16,7 @@ use crate::xen::{open_device, request};
 /// `uapi/linux/loop.h`; these numbers are older than the scheme of ioctl numbers.
 const LOOP_CTL_GET_FREE: Opcode = 0x4c82;
 const LOOP_CONFIGURE: Opcode = 0x4c0a;
+const LOOP_GET_STATUS64: Opcode = 0x4c05;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
@@ -41,20 +42,9 @@ struct LoopInfo64 {
     lo_init: [u64; 2],
 }
 
-/// `struct loop_config`.
-#[repr(C)]
-struct LoopConfig {
-    fd: u32,
-    block_size: u32,
-    info: LoopInfo64,
-    reserved: [u64; 8],
-}
-
-fn configure(device: &File, file: &File, flags: u32) -> std::result::Result<(), Errno> {
-    let mut config = LoopConfig {
-        fd: file.as_raw_fd().cast_unsigned(),
-        block_size: 0,
-        info: LoopInfo64 {
+impl LoopInfo64 {
+    const fn new(flags: u32) -> Self {
+        Self {
             lo_device: 0,
             lo_inode: 0,
             lo_rdevice: 0,
@@ -68,7 +58,24 @@ fn configure(device: &File, file: &File, flags: u32) -> std::result::Result<(), 
             lo_crypt_name: [0; 64],
             lo_encrypt_key: [0; 32],
             lo_init: [0; 2],
-        },
+        }
+    }
+}
+
+/// `struct loop_config`.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo64,
+    reserved: [u64; 8],
+}
+
+fn configure(device: &File, file: &File, flags: u32) -> std::result::Result<(), Errno> {
+    let mut config = LoopConfig {
+        fd: file.as_raw_fd().cast_unsigned(),
+        block_size: 0,
+        info: LoopInfo64::new(flags),
         reserved: [0; 8],
     };
     // SAFETY: the kernel's layout of `struct loop_config`, which has no pointers.
@@ -111,6 +118,33 @@ pub fn attach_loop_device(file: &File, is_writable: bool) -> Result<(i32, File)>
         }
     }
     Err(error(Errno::BUSY))
+}
+
+/// What a loop device is made over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoopBacking {
+    /// Device number of the file system that has the file, as in `stat`.
+    pub device: u64,
+    /// The file's inode.
+    pub inode: u64,
+    /// The block device's number when the file is the node of one, or 0.
+    pub block_device: u64,
+}
+
+/// What an open loop device is made over.
+///
+/// # Errors
+/// It is no loop device, or stands for nothing at the moment.
+pub fn loop_backing(device: &File) -> Result<LoopBacking> {
+    let mut info = LoopInfo64::new(0);
+    // SAFETY: the kernel's layout of `struct loop_info64`, which has no pointers.
+    unsafe { request(device.as_fd(), LOOP_GET_STATUS64, &mut info) }
+        .map_err(|errno| Error::new("/dev/loop: LOOP_GET_STATUS64", None, errno))?;
+    Ok(LoopBacking {
+        device: info.lo_device,
+        inode: info.lo_inode,
+        block_device: info.lo_rdevice,
+    })
 }
 
 #[cfg(test)]
