@@ -236,6 +236,27 @@ fn memory_and_vcpus_have_limits() {
 }
 
 #[test]
+fn memory_limits_keep_order_and_leave_dom0_alive() {
+    let mut world = World::new();
+    make(&mut world, TEXT).unwrap();
+    let d = DomId(1);
+    let mut machine = world.machine();
+    let error = lifecycle::set_max_memory(&mut machine, d, 63 << 10).unwrap_err();
+    assert!(
+        error.to_string().contains("less than the 64 MiB"),
+        "{error}"
+    );
+    lifecycle::set_memory(&mut machine, d, 32 << 10).unwrap();
+    lifecycle::set_max_memory(&mut machine, d, 63 << 10).unwrap();
+    let dom0 = crate::testing::FakeDomain::default();
+    world.hypervisor.domains.borrow_mut().insert(0, dom0);
+    let mut machine = world.machine();
+    let error = lifecycle::set_memory(&mut machine, DomId(0), 2 << 10).unwrap_err();
+    assert!(error.to_string().contains("less than 128 MiB"), "{error}");
+    lifecycle::set_memory(&mut machine, DomId(0), 128 << 10).unwrap();
+}
+
+#[test]
 fn dom0_is_not_destroyed() {
     let mut world = World::new();
     let error = destroy(&mut world.machine(), DomId(0)).unwrap_err();

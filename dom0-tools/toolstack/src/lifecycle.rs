@@ -11,13 +11,16 @@ use xlcfg::{Action, Config};
 
 use crate::create::SLACK_KIB;
 use crate::error::{Error, Result};
-use crate::layout::{availability, domain_path, vm_path};
+use crate::layout::{DOM0, availability, domain_path, vm_path};
 use crate::preserve::preserve;
 use crate::{Change, Machine, create, current, destroy, records};
 
 /// Shortest time between two restarts, so that a guest that cannot start does not
 /// keep the machine busy.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// libxl's `LIBXL_MIN_DOM0_MEM`: with less, dom0 cannot even take it back.
+const MIN_DOM0_KIB: u64 = 128 << 10;
 
 fn write(path: String, value: impl Into<String>) -> Change {
     Change::Write {
@@ -118,7 +121,7 @@ pub fn set_vcpus(machine: &mut Machine<'_>, d: DomId, count: u32) -> Result<()> 
 /// Sets the memory that a guest should have.
 ///
 /// # Errors
-/// More than its maximum; those of store and hypervisor.
+/// More than its maximum, or too little to run; those of store and hypervisor.
 pub fn set_memory(machine: &mut Machine<'_>, d: DomId, kib: u64) -> Result<()> {
     let base = format!("{}/memory", domain_path(d));
     let max = machine.store.read(&format!("{base}/static-max"))?;
@@ -135,10 +138,11 @@ pub fn set_memory(machine: &mut Machine<'_>, d: DomId, kib: u64) -> Result<()> {
             "raise maxmem = in its configuration and create it again",
         ));
     }
-    if kib < 1 << 10 {
+    let least = if d == DOM0 { MIN_DOM0_KIB } else { 1 << 10 };
+    if kib < least {
         return Err(Error::new(
             format!("setting the memory of domain {}", d.0),
-            "less than 1 MiB",
+            format!("less than {} MiB", least >> 10),
             "amounts are MiB, or have a unit: k, m, g, t",
         ));
     }
@@ -150,9 +154,24 @@ pub fn set_memory(machine: &mut Machine<'_>, d: DomId, kib: u64) -> Result<()> {
 /// Sets the most memory that a domain may have.
 ///
 /// # Errors
-/// Those of store and hypervisor.
+/// Less than it should have now; those of store and hypervisor.
 pub fn set_max_memory(machine: &mut Machine<'_>, d: DomId, kib: u64) -> Result<()> {
-    let path = format!("{}/memory/static-max", domain_path(d));
+    let base = format!("{}/memory", domain_path(d));
+    let target = machine.store.read(&format!("{base}/target"))?;
+    if let Some(target) = target.and_then(|target| target.parse::<u64>().ok())
+        && kib < target
+    {
+        return Err(Error::new(
+            format!("setting the maximum memory of domain {}", d.0),
+            format!(
+                "{} MiB are less than the {} MiB that it should have now",
+                kib >> 10,
+                target >> 10
+            ),
+            format!("lower that first: xl mem-set {} ...", d.0),
+        ));
+    }
+    let path = format!("{base}/static-max");
     machine.hypervisor.set_max_memory(d, kib + SLACK_KIB)?;
     Ok(machine.store.apply(&[write(path, kib.to_string())])?)
 }
