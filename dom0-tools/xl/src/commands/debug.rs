@@ -1,6 +1,6 @@
 //! `dmesg`, `debug-keys`, `dump-core`, `sysrq`, `trigger`.
 
-use std::io::Write as _;
+use std::io::Write;
 use std::path::Path;
 
 use toolstack::core_dump;
@@ -16,22 +16,29 @@ use crate::context::{Context, Failure, Result};
 /// `dmesg [-c]`.
 pub(crate) fn dmesg(context: &mut Context, words: &[String]) -> Result {
     let args = super::parse!(words, "dmesg", "c", &[("clear", 'c')], (0, 0));
+    // A call that clears forgets what it returns and nothing else, so that nothing is lost.
+    let clear = if args.has('c') { Clear::Yes } else { Clear::No };
     let xen = context.xen()?;
-    let mut stdout = std::io::stdout();
+    print_messages(&mut std::io::stdout(), |index| {
+        Ok(xen.read_console(index, clear)?)
+    })
+}
+
+/// Prints all that `read` returns from an index on, until there is no more.
+fn print_messages(
+    out: &mut dyn Write,
+    mut read: impl FnMut(u32) -> Result<(Vec<u8>, u32)>,
+) -> Result {
     let mut index = 0;
     loop {
-        let (text, next) = xen.read_console(index, Clear::No)?;
-        stdout.write_all(&text)?;
+        let (text, next) = read(index)?;
+        out.write_all(&text)?;
         // Nothing more, or nothing that is new.
         if text.is_empty() || next == index {
-            break;
+            return Ok(());
         }
         index = next;
     }
-    if args.has('c') {
-        xen.read_console(index, Clear::Yes)?;
-    }
-    Ok(())
 }
 
 /// `debug-keys KEYS`.
@@ -98,4 +105,23 @@ pub(crate) fn trigger(context: &mut Context, words: &[String]) -> Result {
         vcpu: VcpuId(vcpu),
     };
     Ok(context.xen()?.send_trigger(d, argument)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_that_come_while_they_are_read_are_printed() {
+        let mut batches = [&b"one\n"[..], b"came since\n", b""].into_iter();
+        let mut out = Vec::new();
+        let read = |index: u32| {
+            let text = batches.next().unwrap_or_default().to_vec();
+            let next = index + u32::try_from(text.len()).unwrap();
+            Ok((text, next))
+        };
+        assert!(print_messages(&mut out, read).is_ok());
+        assert_eq!(out, b"one\ncame since\n");
+        assert_eq!(batches.next(), None);
+    }
 }
