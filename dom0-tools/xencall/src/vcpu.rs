@@ -7,9 +7,10 @@ use xen_abi::domctl::{
     XEN_DOMCTL_SCHEDOP_getinfo, XEN_DOMCTL_SCHEDOP_putinfo, XEN_DOMCTL_getvcpuaffinity,
     XEN_DOMCTL_getvcpucontext, XEN_DOMCTL_getvcpuinfo, XEN_DOMCTL_max_vcpus,
     XEN_DOMCTL_scheduler_op, XEN_DOMCTL_setnodeaffinity, XEN_DOMCTL_setvcpuaffinity,
-    XEN_DOMCTL_setvcpucontext, XEN_SCHEDULER_CREDIT2, XEN_VCPUAFFINITY_HARD, XEN_VCPUAFFINITY_SOFT,
-    XenDomctl, XenDomctlGetvcpuinfo, XenDomctlMaxVcpus, XenDomctlNodeaffinity,
-    XenDomctlSchedCredit2, XenDomctlSchedulerOp, XenDomctlVcpuaffinity, XenDomctlVcpucontext,
+    XEN_DOMCTL_setvcpucontext, XEN_SCHEDULER_CREDIT2, XEN_VCPUAFFINITY_FORCE,
+    XEN_VCPUAFFINITY_HARD, XEN_VCPUAFFINITY_SOFT, XenDomctl, XenDomctlGetvcpuinfo,
+    XenDomctlMaxVcpus, XenDomctlNodeaffinity, XenDomctlSchedCredit2, XenDomctlSchedulerOp,
+    XenDomctlVcpuaffinity, XenDomctlVcpucontext,
 };
 use xen_abi::layout::{Handle, Union};
 use xen_abi::xen::XenctlBitmap;
@@ -210,6 +211,31 @@ impl Xen {
         hard: Option<&CpuMap>,
         soft: Option<&CpuMap>,
     ) -> Result<(CpuMap, CpuMap)> {
+        self.setvcpuaffinity(domain, vcpu, hard, soft, 0)
+    }
+
+    /// The same, and undoes what the guest's kernel pinned.
+    ///
+    /// # Errors
+    /// `ESRCH`, `EINVAL`.
+    pub fn set_vcpu_affinity_force(
+        &self,
+        domain: DomId,
+        vcpu: VcpuId,
+        hard: Option<&CpuMap>,
+        soft: Option<&CpuMap>,
+    ) -> Result<(CpuMap, CpuMap)> {
+        self.setvcpuaffinity(domain, vcpu, hard, soft, XEN_VCPUAFFINITY_FORCE)
+    }
+
+    fn setvcpuaffinity(
+        &self,
+        domain: DomId,
+        vcpu: VcpuId,
+        hard: Option<&CpuMap>,
+        soft: Option<&CpuMap>,
+        force: u32,
+    ) -> Result<(CpuMap, CpuMap)> {
         let bits = [hard, soft].into_iter().flatten().map(CpuMap::bits).max();
         let room = |map: Option<&CpuMap>| {
             let mut map = map.cloned().unwrap_or_default();
@@ -220,7 +246,8 @@ impl Xen {
         let flag = |is: bool, flag| if is { flag } else { 0 };
         let mut argument = XenDomctlVcpuaffinity {
             vcpu,
-            flags: flag(hard.is_some(), XEN_VCPUAFFINITY_HARD)
+            flags: force
+                | flag(hard.is_some(), XEN_VCPUAFFINITY_HARD)
                 | flag(soft.is_some(), XEN_VCPUAFFINITY_SOFT),
             cpumap_hard: hard_map.argument(),
             cpumap_soft: soft_map.argument(),

@@ -100,9 +100,34 @@ fn operand(text: &str, nodes: &[u32]) -> Result<Option<CpuMap>> {
     Ok(Some(cpu_map(&list, nodes, "the affinity")?))
 }
 
-/// `vcpu-pin [-f] DOMAIN VCPU|all HARD [SOFT]`.
+/// A vCPU as an operand; `None` for all.
+fn vcpu_operand(text: &str, is_forced: bool) -> Result<Option<VcpuId>> {
+    match text {
+        "all" if is_forced => Err(Failure::new(
+            "Error: --force and 'all' as VCPU not allowed.\n  help: name one vCPU after the other",
+        )),
+        "all" => Ok(None),
+        text => {
+            let vcpu = text
+                .parse()
+                .map_err(|_| Failure::new(format!("Error: Invalid argument {text} as VCPU.")))?;
+            Ok(Some(VcpuId(vcpu)))
+        }
+    }
+}
+
+/// `vcpu-pin [-fi] DOMAIN VCPU|all HARD [SOFT]`.
 pub(crate) fn pin(context: &mut Context, words: &[String]) -> Result {
-    let args = super::parse!(words, "vcpu-pin", "f", &[("force", 'f')], (3, 4));
+    let args = super::parse!(
+        words,
+        "vcpu-pin",
+        "fi",
+        // There are no global masks.
+        &[("force", 'f'), ("ignore-global-affinity-masks", 'i')],
+        (3, 4)
+    );
+    let is_forced = args.has('f');
+    let vcpu = vcpu_operand(args.operand(1), is_forced)?;
     let d = context.domain(args.operand(0))?;
     let xen = context.xen()?;
     let nodes = xen.nodes_of_cpus()?;
@@ -122,19 +147,23 @@ pub(crate) fn pin(context: &mut Context, words: &[String]) -> Result {
         return Ok(());
     }
     let xen = context.xen()?;
-    let vcpus = match args.operand(1) {
-        "all" => 0..=xen.domain_info(d)?.0.max_vcpu_id,
-        text => {
-            let vcpu = text
-                .parse()
-                .map_err(|_| Failure::new(format!("Error: Invalid argument {text} as VCPU.")))?;
-            vcpu..=vcpu
-        }
+    let vcpus = match vcpu {
+        Some(VcpuId(vcpu)) => vcpu..=vcpu,
+        None => 0..=xen.domain_info(d)?.0.max_vcpu_id,
     };
-    for vcpu in vcpus {
-        xen.set_vcpu_affinity(d, VcpuId(vcpu), hard.as_ref(), soft.as_ref())?;
+    for vcpu in vcpus.map(VcpuId) {
+        let (hard, soft) = (hard.as_ref(), soft.as_ref());
+        match is_forced {
+            true => xen.set_vcpu_affinity_force(d, vcpu, hard, soft)?,
+            false => xen.set_vcpu_affinity(d, vcpu, hard, soft)?,
+        };
     }
     Ok(())
+}
+
+/// More vCPUs than now, and than the machine has CPUs.
+const fn is_overcommitted(count: u32, online: u32, cpus: u32) -> bool {
+    count > online && count > cpus
 }
 
 /// `vcpu-set [-i] DOMAIN COUNT`.
@@ -145,8 +174,10 @@ pub(crate) fn set(context: &mut Context, words: &[String]) -> Result {
     let count = text
         .parse()
         .map_err(|_| Failure::new(format!("'{text}' is no number of vCPUs")))?;
-    let cpus = context.xen()?.physinfo()?.nr_cpus;
-    if count > cpus && !args.has('i') {
+    let xen = context.xen()?;
+    let cpus = xen.physinfo()?.nr_cpus;
+    let online = xen.domain_info(d)?.0.nr_online_vcpus;
+    if is_overcommitted(count, online, cpus) && !args.has('i') {
         return Err(Failure::new(format!(
             "You are overcommitting! You have {cpus} physical CPUs and want {count} vCPUs\n  help: add -i to do it all the same"
         )));
@@ -165,5 +196,21 @@ mod tests {
         assert_eq!(map_text(&map(&[0, 1, 3]), 8), "0-1,3");
         assert_eq!(map_text(&map(&[]), 8), "none");
         assert_eq!(map_text(&CpuMap::all(64), 2), "all");
+    }
+
+    #[test]
+    fn force_is_for_one_vcpu() {
+        let operand = |text, is_forced| vcpu_operand(text, is_forced).ok();
+        assert_eq!(operand("all", false), Some(None));
+        assert_eq!(operand("all", true), None);
+        assert_eq!(operand("3", true), Some(Some(VcpuId(3))));
+        assert_eq!(operand("x", false), None);
+    }
+
+    #[test]
+    fn fewer_vcpus_than_now_are_never_too_many() {
+        assert!(!is_overcommitted(3, 4, 2));
+        assert!(!is_overcommitted(2, 1, 2));
+        assert!(is_overcommitted(3, 2, 2));
     }
 }
