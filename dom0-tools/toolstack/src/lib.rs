@@ -50,6 +50,7 @@ mod store;
 #[cfg(test)]
 mod testing;
 mod undo;
+mod waiting;
 
 pub use create::{Created, cpu_map, create, create_marked, random_uuid, start, warn_unsupported};
 pub use destroy::{destroy, destroy_abandoned};
@@ -60,6 +61,7 @@ pub use loader::Loader;
 pub use lock::Lock;
 pub use page_bytes::PageBytes;
 pub use store::{Change, Store};
+pub use waiting::wait_until_gone;
 
 /// The three seams together.
 pub struct Machine<'a> {

@@ -314,13 +314,18 @@ impl Loader for FakeLoader<'_> {
     }
 }
 
+/// What somebody else does meanwhile.
+type Meanwhile = Box<dyn FnOnce()>;
+
 /// The store.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct FakeStore {
     pub(crate) nodes: BTreeMap<String, String>,
     pub(crate) introduced: BTreeSet<u16>,
     /// The hypervisor's.
-    domains: Rc<RefCell<BTreeMap<u16, FakeDomain>>>,
+    pub(crate) domains: Rc<RefCell<BTreeMap<u16, FakeDomain>>>,
+    /// Happens at the next wait.
+    pub(crate) on_wait: Option<Meanwhile>,
     /// Values and lists asked for, which never fail.
     pub(crate) reads: u32,
     pub(crate) fuse: Fuse,
@@ -428,6 +433,9 @@ impl Store for FakeStore {
         Ok(())
     }
     fn wait(&mut self, _: Duration) -> xenstore::Result<bool> {
+        if let Some(meanwhile) = self.on_wait.take() {
+            meanwhile();
+        }
         Ok(true)
     }
     fn reconnect(&mut self) -> xenstore::Result<()> {
@@ -598,7 +606,6 @@ impl Host for FakeHost {
 }
 
 /// All of it.
-#[derive(Debug)]
 pub(crate) struct World {
     pub(crate) hypervisor: FakeHypervisor,
     pub(crate) store: FakeStore,
