@@ -34,6 +34,12 @@ impl Args {
         self.options.iter().any(|(given, _)| *given == letter)
     }
 
+    /// How often is it given?
+    pub(crate) fn count(&self, letter: char) -> usize {
+        let given = self.options.iter();
+        given.filter(|(given, _)| *given == letter).count()
+    }
+
     /// The last value of an option.
     pub(crate) fn value(&self, letter: char) -> Option<&str> {
         let mut found = self.options.iter().rev();
@@ -92,7 +98,8 @@ impl Spec {
     pub(crate) fn parse(&self, command: &str, words: &[String]) -> Result<Option<Args>> {
         let mut args = Args::default();
         let mut words = words.iter();
-        let fail = |what: String| Failure::new(format!("{what}\n  help: xl help {command}"));
+        let help = |what: String| format!("{what}\n  help: xl help {command}");
+        let fail = |what| Failure::usage(help(what));
         while let Some(word) = words.next() {
             if word == "--" {
                 args.operands.extend(words.cloned());
@@ -161,10 +168,11 @@ impl Spec {
             )));
         }
         if count > most {
-            return Err(fail(format!(
+            // xl takes no notice of most of them; where it does, it is a failure like others.
+            return Err(Failure::new(help(format!(
                 "'xl {command}' has no use for '{}'",
                 args.operand(most)
-            )));
+            ))));
         }
         Ok(Some(args))
     }
@@ -208,6 +216,9 @@ mod tests {
             assert_eq!(args.value('f'), Some("a"), "{text}");
             assert_eq!(args.operands, ["b"], "{text}");
         }
+        for text in ["-cc b", "-c b --pause -c"] {
+            assert_eq!(good(text).count('c'), 2, "{text}");
+        }
     }
 
     #[test]
@@ -241,7 +252,7 @@ mod tests {
             ("-c", "requires at least 1 argument"),
             ("a b c", "no use for 'c'"),
         ] {
-            let Err(Failure::Message(message)) = parse(text) else {
+            let Err(Failure::Usage(message) | Failure::Message(message)) = parse(text) else {
                 panic!("{text} was taken");
             };
             assert!(

@@ -13,6 +13,9 @@ use xenstore::Client;
 pub(crate) enum Failure {
     /// To be said.
     Message(String),
+    /// To be said of options and operands that the command cannot be given, which has an exit code
+    /// of its own.
+    Usage(String),
     /// Has been said.
     Told,
 }
@@ -23,6 +26,10 @@ pub(crate) type Result<T = ()> = std::result::Result<T, Failure>;
 impl Failure {
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Self::Message(message.into())
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::Usage(message.into())
     }
 }
 

@@ -32,11 +32,17 @@ fn main() -> ExitCode {
 /// Says what failed; the exit code.
 fn tell(outcome: context::Result) -> u8 {
     match outcome {
-        Ok(()) => return 0,
-        Err(Failure::Message(message)) => eprintln!("xl: {message}"),
-        Err(Failure::Told) => {}
+        Ok(()) => 0,
+        Err(Failure::Message(message)) => {
+            eprintln!("xl: {message}");
+            1
+        }
+        Err(Failure::Usage(message)) => {
+            eprintln!("xl: {message}");
+            2
+        }
+        Err(Failure::Told) => 1,
     }
-    1
 }
 
 fn run(words: &[String]) -> context::Result {
@@ -84,4 +90,41 @@ fn run(words: &[String]) -> context::Result {
         )));
     }
     (command.run)(&mut context, &rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The exit code of a command that gets nowhere.
+    fn code(line: &str) -> u8 {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        tell(run(&words))
+    }
+
+    #[test]
+    fn exit_codes_are_xls() {
+        for line in [
+            "list -x",
+            "list --nope",
+            "create a.cfg -f",
+            "pause",
+            "rename one",
+            "create a.cfg b.cfg",
+            "config-update one a.cfg b.cfg",
+        ] {
+            assert_eq!(code(line), 2, "{line}");
+        }
+        for line in [
+            "nope",
+            "save one",
+            "-N list",
+            "config-update",
+            "vcpu-pin -f one all 0",
+            "shutdown",
+        ] {
+            assert_eq!(code(line), 1, "{line}");
+        }
+        assert_eq!(code("list -h"), 0);
+    }
 }

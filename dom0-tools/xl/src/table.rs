@@ -200,18 +200,19 @@ commands! {
     "create", create::create, "<ConfigFile> [options] [name=value ...]",
         "Create a domain from config file <filename>",
         "-c                      Connect to the console after the domain is created.\n\
-         -d                      Enable debug messages.\n\
+         -d                      Print the resulting configuration to stderr, and go on.\n\
          -e                      Do not wait in the background for the death of the domain.\n\
          -F                      Run in foreground until death of the domain.\n\
          -f FILE, --defconfig=FILE\n                        Use the given configuration file.\n\
          -n, --dryrun            Print the resulting configuration only.\n\
          -p                      Leave the domain paused after it is created.\n\
          -q, --quiet             Quiet.\n\
-         --ignore-global-affinity-masks Accepted: there are none.";
+         -i, --ignore-global-affinity-masks\n                        Accepted: there are none.";
     "config-update", config::update, "<Domain> <ConfigFile> [options] [name=value ...]",
         "Update a running domain's saved configuration, used when it reboots",
         "-f FILE, --defconfig=FILE\n                        Use the given configuration file.\n\
-         -d                      Enable debug messages.";
+         -d                      Print the resulting configuration.\n\
+         -q                      Accepted: nothing else is printed.";
     "list", list::list, "[options] [Domain]",
         "List information about all/some domains",
         "-l, --long              Output all VM details as JSON\n\
@@ -226,12 +227,12 @@ commands! {
         "Issue a shutdown signal to a domain",
         "-a, --all               Shutdown all guest domains.\n\
          -F                      Accepted for compatibility: all guests have PV drivers.\n\
-         -w, --wait              Wait for guest(s) to shutdown.";
+         -w, --wait              Wait for guest(s) to shutdown; twice: until they are gone.";
     "reboot", life::reboot, "[options] <-a|Domain>",
         "Issue a reboot signal to a domain",
         "-a, --all               Reboot all guest domains.\n\
          -F                      Accepted for compatibility: all guests have PV drivers.\n\
-         -w, --wait              Wait for guest(s) to reboot.";
+         -w, --wait              Wait for guest(s) to reboot; twice: until they are gone.";
     "pause", life::pause, "<Domain>", "Pause execution of a domain", "";
     "unpause", life::unpause, "<Domain>", "Unpause a paused domain", "";
     "console", console::console, "[options] <Domain>", "Attach to domain's console",
@@ -245,7 +246,8 @@ commands! {
     "vcpu-list", vcpu::list, "[Domain, ...]", "List the VCPUs for all/some domains", "";
     "vcpu-pin", vcpu::pin, "[option] <Domain> <VCPU|all> <Hard affinity|-|all> <Soft affinity|-|all>",
         "Set which CPUs a VCPU can use",
-        "-f, --force        undo an override pinning done by the kernel";
+        "-f, --force        undo an override pinning done by the kernel\n\
+         -i, --ignore-global-affinity-masks\n                   Accepted: there are none";
     "vcpu-set", vcpu::set, "[option] <Domain> <vCPUs>",
         "Set the number of active VCPUs allowed for the domain",
         "-i, --ignore-host  Don't limit the vCPU based on the host CPU count";

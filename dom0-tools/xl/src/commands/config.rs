@@ -139,23 +139,37 @@ pub(crate) fn update(context: &mut Context, words: &[String]) -> Result {
     let args = super::parse!(
         words,
         "config-update",
-        "df:",
+        "dqf:",
         &[("defconfig", 'f')],
-        (1, crate::args::MANY)
+        (0, crate::args::MANY)
     );
-    let d = context.domain(args.operand(0))?;
-    let (path, overrides) = match args.value('f') {
-        Some(path) => (path, args.operands.get(1..)),
-        None if args.operands.len() < 2 => {
+    let Some((domain, rest)) = args.operands.split_first() else {
+        return Err(Failure::new(
+            "no domain is named\n  help: xl config-update DOMAIN FILE",
+        ));
+    };
+    let (overrides, files): (Vec<String>, Vec<String>) =
+        rest.iter().cloned().partition(|word| word.contains('='));
+    let path = match (args.value('f'), files.as_slice()) {
+        (Some(path), []) => path,
+        (None, [path]) => path.as_str(),
+        (None, []) => {
             return Err(Failure::new(
                 "no configuration is named\n  help: xl config-update DOMAIN FILE",
             ));
         }
-        None => (args.operand(1), args.operands.get(2..)),
+        (_, [.., other]) => {
+            return Err(Failure::usage(format!(
+                "one configuration at a time: '{other}' is one too many\n  help: settings are written name=value"
+            )));
+        }
     };
-    let loaded = load(path, overrides.unwrap_or_default())?;
-    if context.is_dry_run {
+    let d = context.domain(domain)?;
+    let loaded = load(path, &overrides)?;
+    if context.is_dry_run || args.has('d') {
         crate::output::say!("{}", as_json(&loaded.config));
+    }
+    if context.is_dry_run {
         return Ok(());
     }
     let machine = &mut context.machine()?;

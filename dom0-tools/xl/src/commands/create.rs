@@ -8,12 +8,12 @@ use crate::context::{Context, Failure, Result};
 use crate::json::{Json, object};
 use crate::output::say;
 
-/// `create [-pcdeFnq] [-f] FILE [key=value ...]`.
+/// `create [-pcdeFinq] [-f] FILE [key=value ...]`.
 pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
     let args = super::parse!(
         words,
         "create",
-        "cdeFf:npqVAI",
+        "cdeFf:inpqVA",
         &[
             ("dryrun", 'n'),
             ("quiet", 'q'),
@@ -21,7 +21,7 @@ pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
             ("vncviewer", 'V'),
             ("vncviewer-autopass", 'A'),
             // There are no global masks.
-            ("ignore-global-affinity-masks", 'I'),
+            ("ignore-global-affinity-masks", 'i'),
         ],
         (0, crate::args::MANY)
     );
@@ -45,12 +45,14 @@ pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
             ));
         }
         (_, [.., other]) => {
-            return Err(Failure::new(format!(
+            return Err(Failure::usage(format!(
                 "one configuration at a time: '{other}' is one too many\n  help: settings are written name=value"
             )));
         }
     };
-    let is_quiet = args.has('q');
+    if !args.has('q') {
+        eprintln!("Parsing config from {path}");
+    }
     let loaded = load(path, &settings)?;
     for warning in toolstack::warn_unsupported(&loaded.config) {
         eprintln!("xl: warning: {warning}");
@@ -59,8 +61,8 @@ pub(crate) fn create(context: &mut Context, words: &[String]) -> Result {
         say!("{}", as_json(&loaded.config));
         return Ok(());
     }
-    if !is_quiet && !args.has(crate::args::JSON) {
-        say!("Parsing config from {path}");
+    if args.has('d') {
+        eprintln!("{}", as_json(&loaded.config));
     }
     // Known beforehand, so that the domain is found should this be killed.
     let mark = toolstack::random_uuid(context.host())?;

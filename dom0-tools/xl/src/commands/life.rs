@@ -6,7 +6,6 @@ use xen_abi::DomId;
 
 use crate::args::Args;
 use crate::context::{Context, Failure, Result};
-use crate::output::say;
 
 fn request(context: &mut Context, args: &Args, request: Request) -> Result {
     let domains: Vec<DomId> = if args.has('a') {
@@ -25,27 +24,33 @@ fn request(context: &mut Context, args: &Args, request: Request) -> Result {
         Request::Reboot => "Rebooting",
     };
     for &d in &domains {
-        say!("{word} domain {}", d.0);
+        // What is no result goes to stderr, as of xl.
+        eprintln!("{word} domain {}", d.0);
         lifecycle::request(&mut context.machine()?, d, request)?;
     }
-    if !args.has('w') {
+    let until = args.count('w');
+    if until == 0 {
         return Ok(());
     }
-    say!("Waiting for {} domains", domains.len());
+    eprintln!("Waiting for {} domains", domains.len());
     for &d in &domains {
         let ending = lifecycle::wait_for_end(&mut context.machine()?, d, None)?;
         match ending {
             Some(Ending::Stopped(reason)) => {
-                let reason = lifecycle::reason_name(reason);
-                say!("Domain {} has been shut down, reason {reason}", d.0);
+                eprintln!("Domain {} has been shut down, reason code {reason}", d.0);
+                if until > 1 {
+                    eprintln!("Domain {} continue waiting for death", d.0);
+                    toolstack::wait_until_gone(&mut context.machine()?, d)?;
+                    eprintln!("Domain {} has been destroyed", d.0);
+                }
             }
-            _ => say!("Domain {} has been destroyed", d.0),
+            _ => eprintln!("Domain {} has been destroyed", d.0),
         }
     }
     Ok(())
 }
 
-/// `shutdown [-aFw] DOMAIN`.
+/// `shutdown [-aFww] DOMAIN`.
 pub(crate) fn shutdown(context: &mut Context, words: &[String]) -> Result {
     let args = super::parse!(
         words,
@@ -57,7 +62,7 @@ pub(crate) fn shutdown(context: &mut Context, words: &[String]) -> Result {
     request(context, &args, Request::Poweroff)
 }
 
-/// `reboot [-aFw] DOMAIN`.
+/// `reboot [-aFww] DOMAIN`.
 pub(crate) fn reboot(context: &mut Context, words: &[String]) -> Result {
     let args = super::parse!(
         words,
