@@ -108,6 +108,16 @@ pub(super) fn memory_and_devices(host: &mut Host, report: &mut Report, group: &s
             "! grep -q hot.img /sys/block/loop*/loop/backing_file 2>/dev/null",
             20,
         )?;
+        // What dom0 has mounted is not a guest's to write.
+        host.run(
+            "mke2fs -F /tmp/hot.img && mount -o loop /tmp/hot.img /mnt",
+            60,
+        )?;
+        host.refuses(
+            "xl block-attach one /tmp/hot.img,raw,xvdb,rw",
+            &["is mounted in dom0 at /mnt"],
+        )?;
+        host.run("umount /mnt", 60)?;
         Ok(said)
     });
     report.check(&format!("{group}/network-hotplug"), || {
