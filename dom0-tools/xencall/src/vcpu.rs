@@ -21,6 +21,21 @@ use crate::domctl::at;
 use crate::error::Result;
 use crate::xen::{Pointer, Xen};
 
+/// What `setvcpuaffinity` is to change, and whether against the guest's will.
+const fn affinity_flags(is_hard: bool, is_soft: bool, is_forced: bool) -> u32 {
+    let mut flags = 0;
+    if is_hard {
+        flags |= XEN_VCPUAFFINITY_HARD;
+    }
+    if is_soft {
+        flags |= XEN_VCPUAFFINITY_SOFT;
+    }
+    if is_forced {
+        flags |= XEN_VCPUAFFINITY_FORCE;
+    }
+    flags
+}
+
 /// A set of physical CPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuMap(Vec<u8>);
@@ -211,7 +226,7 @@ impl Xen {
         hard: Option<&CpuMap>,
         soft: Option<&CpuMap>,
     ) -> Result<(CpuMap, CpuMap)> {
-        self.setvcpuaffinity(domain, vcpu, hard, soft, 0)
+        self.setvcpuaffinity(domain, vcpu, hard, soft, false)
     }
 
     /// The same, and undoes what the guest's kernel pinned.
@@ -225,7 +240,7 @@ impl Xen {
         hard: Option<&CpuMap>,
         soft: Option<&CpuMap>,
     ) -> Result<(CpuMap, CpuMap)> {
-        self.setvcpuaffinity(domain, vcpu, hard, soft, XEN_VCPUAFFINITY_FORCE)
+        self.setvcpuaffinity(domain, vcpu, hard, soft, true)
     }
 
     fn setvcpuaffinity(
@@ -234,7 +249,7 @@ impl Xen {
         vcpu: VcpuId,
         hard: Option<&CpuMap>,
         soft: Option<&CpuMap>,
-        force: u32,
+        is_forced: bool,
     ) -> Result<(CpuMap, CpuMap)> {
         let bits = [hard, soft].into_iter().flatten().map(CpuMap::bits).max();
         let room = |map: Option<&CpuMap>| {
@@ -243,12 +258,9 @@ impl Xen {
             map
         };
         let (mut hard_map, mut soft_map) = (room(hard), room(soft));
-        let flag = |is: bool, flag| if is { flag } else { 0 };
         let mut argument = XenDomctlVcpuaffinity {
             vcpu,
-            flags: force
-                | flag(hard.is_some(), XEN_VCPUAFFINITY_HARD)
-                | flag(soft.is_some(), XEN_VCPUAFFINITY_SOFT),
+            flags: affinity_flags(hard.is_some(), soft.is_some(), is_forced),
             cpumap_hard: hard_map.argument(),
             cpumap_soft: soft_map.argument(),
         };
@@ -346,6 +358,14 @@ impl Xen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn affinity_is_forced_on_demand_only() {
+        assert_eq!(affinity_flags(true, false, false), XEN_VCPUAFFINITY_HARD);
+        assert_eq!(affinity_flags(false, true, false), XEN_VCPUAFFINITY_SOFT);
+        let forced = affinity_flags(true, true, true);
+        assert_eq!(forced & XEN_VCPUAFFINITY_FORCE, XEN_VCPUAFFINITY_FORCE);
+    }
 
     #[test]
     fn cpu_maps_are_sets() {
