@@ -79,6 +79,35 @@ fn the_package_unpacks_to_what_its_units_start() {
     }
 }
 
+/// A daemon may be started anew, or die: units that it takes along would end all guests. At halt
+/// the order of the units has the guests end before the daemons.
+#[test]
+fn a_daemon_takes_no_other_unit_along() {
+    let layout = Layout::new().unwrap();
+    for (name, _) in UNITS {
+        let text = std::fs::read_to_string(layout.script(&format!("boot/deb/{name}"))).unwrap();
+        let listed = |key: &str| -> Vec<&str> {
+            let values = text.lines().filter_map(|line| line.strip_prefix(key));
+            values.flat_map(str::split_whitespace).collect()
+        };
+        for key in ["Requires=", "Requisite=", "BindsTo=", "PartOf="] {
+            assert_eq!(listed(key), Vec::<&str>::new(), "{name}: {key}");
+        }
+        let after = listed("After=");
+        for wanted in listed("Wants=") {
+            assert!(after.contains(&wanted), "{name} is not after {wanted}");
+        }
+        // Else it stays at halt, and nobody waits for its end.
+        let is_stopped = !text.contains("DefaultDependencies=no");
+        assert!(is_stopped || name.ends_with(".mount"), "{name}");
+    }
+    let guests = std::fs::read_to_string(layout.script("boot/deb/xendomains.service")).unwrap();
+    for daemon in ["xenstored.service", "xenconsoled.service"] {
+        let is_before = |line: &str| line.starts_with("After=") && line.contains(daemon);
+        assert!(guests.lines().any(is_before), "{daemon}");
+    }
+}
+
 /// A stand-in for xl: guests are files in a folder, named after their numbers.
 const XL: &str = r#"#!/bin/sh
 echo "xl $*" >>"$STATE/log"

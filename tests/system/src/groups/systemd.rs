@@ -83,6 +83,22 @@ impl Shell {
         );
         self.run(&script, seconds + COMMAND)
     }
+
+    /// The guest's number, and what its kernel calls this boot, asked for at its console;
+    /// `word` marks the answer in the console's log.
+    fn guest(&mut self, word: &str) -> Result<String> {
+        let ask = format!("echo {word}=$(cat /proc/sys/kernel/random/boot_id)");
+        let terminal = "$(xenstore-read /local/domain/$(xl domid early)/console/tty)";
+        // Digits follow in the answer only, not where the guest echoes the question.
+        let answer = format!("grep -aoE '{word}=[0-9a-f-]{{36}}' {LOG}");
+        self.until(
+            &format!("{{ echo '{ask}' >{terminal}; sleep 1; {answer} >/dev/null; }}"),
+            COMMAND,
+        )?;
+        let number = self.run("xl domid early", COMMAND)?;
+        let boot = self.run(&format!("{answer} | tail -n 1 | cut -d= -f2"), COMMAND)?;
+        Ok(format!("{number}, boot {boot}"))
+    }
 }
 
 pub(crate) fn systemd(env: &Env, report: &mut Report) -> Result<()> {
@@ -107,6 +123,7 @@ pub(crate) fn systemd(env: &Env, report: &mut Report) -> Result<()> {
         shell.run("xl list early | tail -n 1", COMMAND)
     });
     report.check("systemd/restarts", || {
+        let before = shell.guest("before")?;
         for daemon in ["xenstored", "xenconsoled"] {
             let pid = format!("systemctl show -P MainPID {daemon}");
             let before = shell.run(&pid, COMMAND)?;
@@ -116,11 +133,23 @@ pub(crate) fn systemd(env: &Env, report: &mut Report) -> Result<()> {
                 COMMAND,
             )?;
         }
-        // The guest has not noticed.
-        shell.until(
-            "xenstore-read /local/domain/$(xl domid early)/name",
-            COMMAND,
-        )
+        let after = shell.guest("killed")?;
+        ensure!(after == before, "guest {before} is {after}");
+        for daemon in ["xenstored", "xenconsoled"] {
+            // A unit's start has a number of its own.
+            let others = ["xenstored", "xenconsoled", "xendomains"].map(|unit| {
+                let is_other = unit != daemon;
+                is_other.then(|| format!("systemctl show -P InvocationID {unit}"))
+            });
+            let others = others.into_iter().flatten().collect::<Vec<_>>().join("; ");
+            let starts = shell.run(&others, COMMAND)?;
+            shell.run(&format!("systemctl restart {daemon}"), COMMAND)?;
+            let now = shell.run(&others, COMMAND)?;
+            ensure!(now == starts, "others were started with {daemon}: {now}");
+            let after = shell.guest(daemon)?;
+            ensure!(after == before, "guest {before} is {after}");
+        }
+        shell.run("xl uptime early | tail -n 1", COMMAND)
     });
     report.check("systemd/stop", || {
         shell.run("systemctl stop xendomains", GUESTS)?;
