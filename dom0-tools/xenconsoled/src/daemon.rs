@@ -316,13 +316,13 @@ impl Daemon {
             .ok()
     }
 
-    /// Takes output of a guest, within its budget.
+    /// Takes output of a guest whose port has fired, within its budget.
     fn serve(&mut self, domain: DomId) {
         let Some(console) = self.consoles.get_mut(&domain) else {
             return;
         };
-        console.budget.spend(0, Instant::now());
-        if console.budget.wait().is_some() {
+        if console.budget.wait(Instant::now()).is_some() {
+            // It stays masked, so that it costs nothing, however often the guest fires it.
             console.is_throttled = true;
             return;
         }
@@ -350,16 +350,18 @@ impl Daemon {
         let store = timeout
             .is_none()
             .then(|| PollFd::new(&self.store, PollFlags::IN));
-        for (domain, console) in &self.consoles {
+        let now = Instant::now();
+        for (domain, console) in &mut self.consoles {
+            if console.is_throttled {
+                let wait = console.budget.wait(now).unwrap_or_default();
+                timeout = Some(timeout.map_or(wait, |timeout| timeout.min(wait)));
+            }
+            let console = &*console;
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, console.ring.room() > 0);
             flags.set(PollFlags::OUT, !console.backlog.is_empty());
             fds.push(PollFd::new(&console.master, flags));
             domains.push(*domain);
-            if console.is_throttled {
-                let wait = console.budget.wait().unwrap_or_default();
-                timeout = Some(timeout.map_or(wait, |timeout| timeout.min(wait)));
-            }
         }
         fds.extend(store);
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());

@@ -2,8 +2,8 @@
 //!
 //! - [`ring`]: a guest's console page.
 //! - [`logfile`]: what guests print, in files that rotate.
-//! - [`budget`]: how much a guest may print a second. Above it the ring is left alone, so that
-//!   the guest waits, and nothing is lost.
+//! - [`budget`]: how much a guest may print a second, and how often it may fire its port. Above
+//!   it the ring is left alone, so that the guest waits, and nothing is lost.
 //! - [`daemon`]: rings, ptys and files in one poll loop.
 //!
 //! The terminal is at `/local/domain/N/console/tty`, as Xen's tools expect it. What nobody reads
