@@ -108,6 +108,21 @@ fn a_daemon_takes_no_other_unit_along() {
     }
 }
 
+#[test]
+fn daemons_may_open_files_for_every_guest() {
+    for name in ["xenstored.service", "xenconsoled.service"] {
+        let path = Layout::new().unwrap().script(&format!("boot/deb/{name}"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let mut lines = text.lines();
+        let limit = lines.find_map(|line| line.strip_prefix("LimitNOFILE="));
+        // Three for each of as many domains as there can be.
+        assert!(
+            limit.unwrap().parse::<u32>().unwrap() > 3 * 0x7ff0,
+            "{name}"
+        );
+    }
+}
+
 /// A stand-in for xl: guests are files in a folder, named after their numbers.
 const XL: &str = r#"#!/bin/sh
 echo "xl $*" >>"$STATE/log"

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use xenconsoled::daemon::{Daemon, Logs};
 
 const USAGE: &str = "\
@@ -41,7 +42,20 @@ fn options() -> Result<Options, String> {
     Ok(Options { logs, pid_file })
 }
 
+/// Three files a guest are soon more than the customary 1,024.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        eprintln!("xenconsoled: limit of open files: {error}; it stays");
+    }
+}
+
 fn run(options: Options) -> Result<(), String> {
+    allow_many_files();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     if let Some(logs) = &options.logs {
         std::fs::create_dir_all(&logs.dir)

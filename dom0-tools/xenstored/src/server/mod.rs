@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
+use rustix::process::{Resource, getrlimit};
 use xen_abi::xs_wire::{XENSTORE_ERROR_COMM, XENSTORE_ERROR_PROTO, XENSTORE_ERROR_RINGIDX};
 use xen_abi::{DomId, EvtchnPort, Gfn};
 use xencall::XenbusBackend;
@@ -341,9 +342,18 @@ impl Server {
         }
     }
 
+    /// Those that are too many are accepted and dropped: where there is no descriptor for one, it
+    /// would stay in the queue, and `poll` would not wait any more.
     fn accept(&mut self) {
+        /// Descriptors that are not clients': journal, listener, devices, standard ones.
+        const RESERVED: usize = 64;
+        let files = getrlimit(Resource::Nofile).current;
+        let files = files.and_then(|files| usize::try_from(files).ok());
+        let most = files.map_or(MAX_CLIENTS, |files| {
+            files.saturating_sub(RESERVED).min(MAX_CLIENTS)
+        });
         while let Ok((stream, _)) = self.listener.accept() {
-            if self.clients.len() >= MAX_CLIENTS || stream.set_nonblocking(true).is_err() {
+            if self.clients.len() >= most || stream.set_nonblocking(true).is_err() {
                 continue;
             }
             let id = self.state.next_conn();
