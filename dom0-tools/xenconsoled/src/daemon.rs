@@ -8,18 +8,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
-use xen_abi::grant_table::GNTTAB_RESERVED_CONSOLE;
-use xen_abi::{DomId, EvtchnPort, Gfn, GrantRef};
-use xencall::{Evtchn, Gntdev, RingPage, Xen};
+use xen_abi::{DomId, EvtchnPort, Gfn};
+use xencall::Page;
 use xenstore::path::of_domain;
 use xenstore::{Client, Store as _};
 
 use crate::budget::Budget;
 use crate::logfile::{LogFile, file_name};
 use crate::ring::Ring;
+use crate::world::{Pty, World};
 
 /// What nobody reads from a pty is kept this far.
 const BACKLOG: usize = 64 << 10;
@@ -37,8 +34,8 @@ pub struct Logs {
 }
 
 /// A guest's console.
-struct Console {
-    ring: Ring<RingPage>,
+struct Console<P> {
+    ring: Ring<P>,
     /// What xenstore said when it was connected.
     place: (u64, u32),
     port: EvtchnPort,
@@ -53,24 +50,7 @@ struct Console {
     is_throttled: bool,
 }
 
-/// A pty: its master, its slave, the slave's name.
-fn new_pty() -> io::Result<(File, OwnedFd, String)> {
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
-    grantpt(&master)?;
-    unlockpt(&master)?;
-    let name = ptsname(&master, Vec::new())?;
-    let name = name.into_string().map_err(io::Error::other)?;
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let slave = open(name.as_str(), flags, Mode::empty())?;
-    // The guest echoes and edits; the pty only carries.
-    let mut attributes = tcgetattr(&slave)?;
-    attributes.make_raw();
-    tcsetattr(&slave, OptionalActions::Now, &attributes)?;
-    fcntl_setfl(&master, OFlags::NONBLOCK)?;
-    Ok((File::from(master), slave, name))
-}
-
-impl Console {
+impl<P: Page> Console<P> {
     /// Moves what the guest has printed. True when there was something.
     fn take(&mut self, name: DomId) -> bool {
         let bytes = self.ring.take();
@@ -118,8 +98,8 @@ impl Console {
 }
 
 /// A connection to xenstore that tells of domains that come and go.
-fn watching_store() -> xenstore::Result<Client> {
-    let mut store = Client::open()?;
+fn watching_store(world: &impl World) -> xenstore::Result<Client> {
+    let mut store = world.store()?;
     for path in ["@introduceDomain", "@releaseDomain"] {
         store.watch(path, TOKEN)?;
     }
@@ -135,14 +115,13 @@ fn is_store_lost(error: &io::Error) -> bool {
 }
 
 /// The daemon.
-pub struct Daemon {
-    xen: Xen,
-    evtchn: Evtchn,
-    gntdev: Option<Gntdev>,
+pub struct Daemon<W: World> {
+    world: W,
     store: Client,
     logs: Option<Logs>,
-    consoles: BTreeMap<DomId, Console>,
-    /// Domains whose part of the store about the console is watched.
+    /// Those whose terminals the store names.
+    consoles: BTreeMap<DomId, Console<W::Page>>,
+    /// Domains whose part of the store about the console is watched by this connection.
     watched: BTreeSet<DomId>,
 }
 
@@ -150,17 +129,15 @@ fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::other(error)
 }
 
-impl Daemon {
-    /// Connects to hypervisor and xenstore.
+impl<W: World> Daemon<W> {
+    /// Connects to xenstore.
     ///
     /// # Errors
-    /// When one of them is not there.
-    pub fn start(logs: Option<Logs>) -> io::Result<Self> {
+    /// When it is not there.
+    pub fn start(world: W, logs: Option<Logs>) -> io::Result<Self> {
         Ok(Self {
-            xen: Xen::open().map_err(other)?,
-            evtchn: Evtchn::open().map_err(other)?,
-            gntdev: Gntdev::open().ok(),
-            store: watching_store().map_err(other)?,
+            store: watching_store(&world).map_err(other)?,
+            world,
             logs,
             consoles: BTreeMap::new(),
             watched: BTreeSet::new(),
@@ -178,16 +155,24 @@ impl Daemon {
                 Ok(false) => self.turn(None)?,
                 Err(error) if is_store_lost(&error) => {
                     eprintln!("xenconsoled: {error}; waiting for xenstored");
-                    self.store = loop {
-                        match watching_store() {
-                            Ok(store) => break store,
-                            Err(_) => self.turn(Some(RETRY))?,
-                        }
-                    };
+                    self.reconnect()?;
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Serves guests until there is a store again. Its watches tell of all domains once more.
+    fn reconnect(&mut self) -> io::Result<()> {
+        self.store = loop {
+            match watching_store(&self.world) {
+                Ok(store) => break store,
+                Err(_) => self.turn(Some(RETRY))?,
+            }
+        };
+        // Watches end with their connection.
+        self.watched.clear();
+        Ok(())
     }
 
     /// Looks at the domains when xenstore has news of them. False when there are none: only
@@ -206,13 +191,10 @@ impl Daemon {
 
     /// Connects to guests that have a console, lets go of those that are gone.
     fn look_for_domains(&mut self) -> io::Result<()> {
-        let domains = self.xen.domains().map_err(other)?;
-        let alive: Vec<DomId> = domains
-            .iter()
-            .filter(|info| !info.is_dying() && info.domain() != DomId(0))
-            .map(xencall::DomainInfo::domain)
-            .collect();
-        let known: Vec<DomId> = self.watched.iter().copied().collect();
+        let alive = self.world.guests()?;
+        // A guest may have gone while there was no store, with nobody watching.
+        let mut known = self.watched.clone();
+        known.extend(self.consoles.keys());
         for domain in known {
             if !alive.contains(&domain) {
                 self.disconnect(domain);
@@ -237,8 +219,7 @@ impl Daemon {
     fn disconnect(&mut self, domain: DomId) {
         if let Some(mut console) = self.consoles.remove(&domain) {
             console.take(domain);
-            // It fails only for a port that is not ours.
-            let _ = self.evtchn.unbind(console.port);
+            self.world.unbind(console.port);
         }
     }
 
@@ -266,31 +247,34 @@ impl Daemon {
             return Ok(());
         }
         self.disconnect(domain);
-        let gref = GrantRef(GNTTAB_RESERVED_CONSOLE);
-        let (xen, gntdev) = (Some(&self.xen), self.gntdev.as_ref());
-        let page = RingPage::map(xen, gntdev, domain, gref, Gfn(gfn)).map_err(other)?;
-        let local = self
-            .evtchn
-            .bind_interdomain(domain, EvtchnPort(port))
-            .map_err(other)?;
-        let (master, slave, tty) = new_pty()?;
+        let page = self.world.map(domain, Gfn(gfn))?;
+        let Pty {
+            master,
+            slave,
+            name: tty,
+        } = self.world.pty()?;
+        let log = self.log(domain);
+        // After all else that may fail: the guest's port takes one connection.
+        let local = self.world.bind(domain, EvtchnPort(port))?;
+        // What is not published is none: it is made anew at the next look.
+        let published = self.publish(&base, &tty);
+        if !matches!(published, Ok(true)) {
+            self.world.unbind(local);
+            return published.map(drop).map_err(other);
+        }
         let console = Console {
             ring: Ring::new(page),
             place: (gfn, port),
             port: local,
             master,
             _slave: slave,
-            log: self.log(domain),
+            log,
             budget: Budget::new(Instant::now()),
             backlog: VecDeque::new(),
             is_throttled: false,
         };
         self.consoles.insert(domain, console);
-        if self.publish(&base, &tty).map_err(other)? {
-            self.serve(domain);
-        } else {
-            self.disconnect(domain);
-        }
+        self.serve(domain);
         Ok(())
     }
 
@@ -328,9 +312,9 @@ impl Daemon {
         }
         let is_news = console.take(domain);
         let port = console.port;
-        let again = self.evtchn.unmask(port);
+        let again = self.world.unmask(port);
         let notified = if is_news {
-            self.evtchn.notify(port)
+            self.world.notify(port)
         } else {
             Ok(())
         };
@@ -346,7 +330,7 @@ impl Daemon {
     /// time to wait at most.
     fn turn(&mut self, mut timeout: Option<Duration>) -> io::Result<()> {
         let mut domains = Vec::new();
-        let mut fds = vec![PollFd::new(&self.evtchn, PollFlags::IN)];
+        let mut fds = vec![PollFd::from_borrowed_fd(self.world.events(), PollFlags::IN)];
         let store = timeout
             .is_none()
             .then(|| PollFd::new(&self.store, PollFlags::IN));
@@ -383,15 +367,15 @@ impl Daemon {
                 console.flush();
                 if console.give() {
                     // It fails when the guest has closed its end.
-                    let _ = self.evtchn.notify(console.port);
+                    let _ = self.world.notify(console.port);
                 }
             }
         }
         let mut ready = Vec::new();
         if has_events {
-            let mut ports = [EvtchnPort(0); 128];
-            let fired = self.evtchn.pending(&mut ports).map_err(other)?;
-            let is_fired = |(_, console): &(&DomId, &Console)| fired.contains(&console.port);
+            let fired = self.world.pending()?;
+            let is_fired =
+                |(_, console): &(&DomId, &Console<W::Page>)| fired.contains(&console.port);
             ready.extend(self.consoles.iter().filter(is_fired).map(|(d, _)| *d));
         }
         let throttled = self.consoles.iter().filter(|(_, c)| c.is_throttled);
@@ -407,3 +391,7 @@ impl Daemon {
 fn console_of(domain: DomId) -> String {
     format!("{}/console", of_domain(domain))
 }
+
+#[cfg(test)]
+#[path = "daemon_tests.rs"]
+mod tests;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use xenconsoled::daemon::{Daemon, Logs};
+use xenconsoled::world::Machine;
 
 const USAGE: &str = "\
 usage: xenconsoled [option]...
@@ -61,7 +62,9 @@ fn run(options: Options) -> Result<(), String> {
         std::fs::create_dir_all(&logs.dir)
             .map_err(|error| format!("{}: {error}", logs.dir.display()))?;
     }
-    let mut daemon = Daemon::start(options.logs).map_err(|error| error.to_string())?;
+    let mut daemon = Machine::open()
+        .and_then(|machine| Daemon::start(machine, options.logs))
+        .map_err(|error| error.to_string())?;
     if let Some(file) = &options.pid_file {
         std::fs::write(file, std::process::id().to_string())
             .map_err(|error| format!("{}: {error}", file.display()))?;
