@@ -348,6 +348,7 @@ fn a_guest_that_is_kept_leaves_its_uuid_to_the_next() {
     let config = config(&text);
     let mut world = World::new();
     let Created { d, uuid } = make(&mut world, &text).unwrap();
+    world.hypervisor.remote_shutdown(d, 3).unwrap();
     let mut machine = world.machine();
     let outcome = lifecycle::act(&mut machine, d, 3, &config, &text).unwrap();
     assert_eq!(outcome, Outcome::Restarted(DomId(2)));

@@ -59,7 +59,8 @@ fn a_restart_keeps_what_was_chosen_and_what_was_changed() {
     devices::attach_disk(machine, d, &old.disks[0]).unwrap();
     devices::attach_vif(machine, d, &old.vifs[0]).unwrap();
     // Somebody else takes its first name meanwhile.
-    create(machine, &load(TEXT), TEXT).unwrap();
+    let text = format!("{TEXT}disk = []\n");
+    create(machine, &load(&text), &text).unwrap();
 
     let before = now(&mut world, d);
     assert_eq!(before.name, "b");
@@ -129,7 +130,7 @@ fn an_updated_configuration_is_taken_as_it_stands() {
 #[test]
 fn an_updated_configuration_takes_nobodys_name() {
     let mut world = world(TEXT);
-    let text = format!("{TEXT}name = 'b'\n");
+    let text = format!("{TEXT}name = 'b'\ndisk = []\n");
     create(&mut world.machine(), &load(&text), &text).unwrap();
     let error = update(&mut world.machine(), DomId(1), &load(&text), &text).unwrap_err();
     assert!(
@@ -184,6 +185,7 @@ fn a_domain_that_cannot_be_set_aside_stays_whole() {
         loop {
             let mut world = world(&text);
             let before = now(&mut world, DomId(1));
+            world.hypervisor.remote_shutdown(DomId(1), 3).unwrap();
             world.blow(seam, at);
             let machine = &mut world.machine();
             let outcome = lifecycle::act(machine, DomId(1), 3, &load(&text), &text);
