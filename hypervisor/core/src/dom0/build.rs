@@ -4,7 +4,7 @@
 //! free frames up; what the hypervisor holds in between is UNUSABLE in its
 //! memory map.
 
-use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
@@ -233,7 +233,7 @@ pub fn build<M: Machine>(hv: &Hypervisor<M>, input: Input<'_>) -> Result<Arc<Dom
     if let Some(hw) = v0.hw.lock().as_mut() {
         start_state(hv.machine.hvm(), hw, entry, info_at);
     }
-    v0.is_initialised.store(true, Ordering::Release);
+    v0.initialised.set();
     hv.hardware_domain.call_once(|| d.clone());
     hv.domains
         .insert(d.clone())

@@ -111,12 +111,20 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Runs `f` on the hardware state of a vCPU of another domain, which it pauses meanwhile.
-    /// `None` when the vCPU has none any more. The caller holds no lock.
+    /// `None` when the vCPU has none any more, or is the one that runs here, which would wait for
+    /// itself. The caller holds no lock.
     pub fn with_state<R>(
         &self,
         v: &Vcpu<M>,
         f: impl FnOnce(&mut super::HwVcpu<M>) -> R,
     ) -> Option<R> {
+        let here = self.machine.this_cpu().0;
+        let is_current = v.running_on.load(Ordering::SeqCst) == here
+            && v.loaded_on.load(Ordering::SeqCst) == here;
+        debug_assert!(!is_current, "a vCPU cannot wait until it is at rest itself");
+        if is_current {
+            return None;
+        }
         self.pause_vcpu(v);
         // Another CPU lets go as soon as it has taken its interrupt, unless the vCPU is destroyed.
         while !self.settle(v) && !v.is_gone.load(Ordering::SeqCst) {

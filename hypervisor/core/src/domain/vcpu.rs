@@ -52,6 +52,58 @@ pub mod stop {
 /// No CPU.
 pub const NO_CPU: u32 = u32::MAX;
 
+/// Whether a vCPU has a state to start from.
+///
+/// Who gives it one holds it meanwhile: nobody starts it then, and what fails takes back only its
+/// own hold. So a vCPU that has no state, or is held, does not run, but where a control operation
+/// starts it.
+#[derive(Debug, Default)]
+pub struct Initialised(AtomicU8);
+
+impl Initialised {
+    const NO: u8 = 0;
+    const HELD: u8 = 1;
+    const YES: u8 = 2;
+
+    fn change(&self, from: u8, to: u8) -> bool {
+        self.0
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    /// Whether it may be started.
+    #[inline]
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == Self::YES
+    }
+
+    /// It has a state, whatever was before.
+    pub fn set(&self) {
+        self.0.store(Self::YES, Ordering::SeqCst);
+    }
+
+    /// Holds it to give it a first state; false when it has one, or somebody else holds it.
+    pub fn hold_new(&self) -> bool {
+        self.change(Self::NO, Self::HELD)
+    }
+
+    /// Holds it to take its state away; false when somebody else holds it.
+    pub fn hold(&self) -> bool {
+        self.change(Self::YES, Self::HELD) || self.hold_new()
+    }
+
+    /// Lets go: whether it has a state now, unless it was given one meanwhile.
+    pub fn release(&self, is_initialised: bool) {
+        let to = if is_initialised { Self::YES } else { Self::NO };
+        self.change(Self::HELD, to);
+    }
+
+    /// A start-up IPI gives it a state; false while somebody holds it.
+    pub fn start(&self) -> bool {
+        self.get() || self.change(Self::NO, Self::YES) || self.get()
+    }
+}
+
 /// Guest memory that the hypervisor updates: machine addresses of its pieces, frames held.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Area {
@@ -112,8 +164,8 @@ pub struct Vcpu<M: Machine> {
     pub sipi: AtomicU32,
     /// VCPUOP_register_vcpu_info was called.
     pub info_registered: AtomicBool,
-    /// It was started once (VCPUOP_initialise or SIPI).
-    pub is_initialised: AtomicBool,
+    /// It has a state to start from (VCPUOP_initialise, SIPI, or a control operation).
+    pub initialised: Initialised,
     /// Its domain is being destroyed, and its state with it.
     pub is_gone: AtomicBool,
 }
@@ -148,7 +200,7 @@ impl<M: Machine> Vcpu<M> {
             time_area: Lock::new(Rank::Leaf, Area::default()),
             sipi: AtomicU32::new(0),
             info_registered: AtomicBool::new(false),
-            is_initialised: AtomicBool::new(false),
+            initialised: Initialised::default(),
             is_gone: AtomicBool::new(false),
         }
     }

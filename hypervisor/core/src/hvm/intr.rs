@@ -239,8 +239,8 @@ impl<M: Machine> ApicBus for Bus<'_, M> {
                     .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| {
                         (s & INIT_SENT != 0 && s & SIPI_SENT == 0).then_some(s | sipi)
                     });
-                if joined.is_err() && v.is_down() {
-                    v.is_initialised.store(true, Ordering::SeqCst);
+                // While VCPUOP_initialise loads a state it is too late.
+                if joined.is_err() && v.is_down() && v.initialised.start() {
                     v.sipi.store(sipi, Ordering::SeqCst);
                     v.attention.fetch_or(attention::INIT, Ordering::SeqCst);
                     v.up(self.hv);

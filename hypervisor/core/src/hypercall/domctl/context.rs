@@ -16,7 +16,7 @@ use xen_abi::hvm_save::*;
 use xen_abi::{Errno, VcpuId};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use super::super::{Ctx, OK, OpResult};
+use super::super::{Ctx, Flow, OK, OpResult};
 use super::{Op, other};
 use crate::access::{Granted, Priv};
 use crate::domain::{Domain, HwVcpu, Vcpu};
@@ -358,7 +358,7 @@ fn load_cpu<M: Machine>(
     // When it runs: its memory may come after its registers.
     v.attention
         .fetch_or(crate::domain::vcpu::attention::PDPTES, Ordering::SeqCst);
-    v.is_initialised.store(true, Ordering::Release);
+    v.initialised.set();
     v.up(hv);
     Ok(())
 }
@@ -375,7 +375,7 @@ pub(super) fn getvcpucontext<M: Machine>(
     let d = other(c, op)?;
     let p: XenDomctlVcpucontext = op.body.u.get();
     let v = d.vcpu(p.vcpu).ok_or(Errno::ESRCH)?;
-    if !v.is_initialised.load(Ordering::Acquire) {
+    if !v.initialised.get() {
         return Err(Errno::ENODATA);
     }
     let r = with_state(c.hv, v, |hvm, hw| {
@@ -415,11 +415,14 @@ pub(super) fn setvcpucontext<M: Machine>(
     let p: XenDomctlVcpucontext = op.body.u.get();
     let v = d.vcpu(p.vcpu).ok_or(Errno::EINVAL)?;
     if p.ctxt.is_null() {
+        if !v.initialised.hold() {
+            return Ok(Flow::Again);
+        }
         v.down();
-        v.is_initialised.store(false, Ordering::Release);
-        with_state(c.hv, v, crate::hvm::intr::reset_state)?;
+        let done = with_state(c.hv, v, crate::hvm::intr::reset_state);
         v.lapic.reset();
-        return OK;
+        v.initialised.release(false);
+        return done.and(OK);
     }
     let mut x = Box::new(VcpuGuestContext::new_zeroed());
     c.copy_in(p.ctxt.addr, x.as_mut_bytes())?;
@@ -433,7 +436,7 @@ pub(super) fn setvcpucontext<M: Machine>(
         hvm.set(hw, Reg::Rip, u.rip);
         hvm.set(hw, Reg::Rflags, u.rflags & 0x3f_7fd7 | 2);
     })?;
-    v.is_initialised.store(true, Ordering::Release);
+    v.initialised.set();
     if x.flags & u64::from(VGCF_online) != 0 {
         v.up(c.hv);
     }

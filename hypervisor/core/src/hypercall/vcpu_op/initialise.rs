@@ -3,6 +3,7 @@
 //! As in Xen, `struct vcpu_hvm_context` becomes the record that a saved vCPU is loaded from, and
 //! is checked as one.
 
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use xen_abi::Errno;
@@ -41,18 +42,22 @@ pub(super) fn initialise<M: Machine>(
     let v = super::target(c, a[0])?;
     let context: VcpuHvmContext = c.read(a[1])?;
     let record = record(&context)?;
-    // Of several vCPUs that come here, one gets it.
-    if v.is_initialised.swap(true, Ordering::AcqRel) {
+    // Of several vCPUs that come here, one gets it. One that runs is never waited for: it could be
+    // the caller, or wait for the caller.
+    if Arc::ptr_eq(&v, c.v) || !v.is_down() || !v.initialised.hold_new() {
         return Err(Errno::EEXIST);
     }
     let hv = c.hv;
     let limits = Limits::of(c.d);
     let loaded = hv.with_state(&v, |hw| save::load(hv.machine.hvm(), hw, &record, &limits));
-    if !matches!(loaded, Some(Ok(()))) {
-        v.is_initialised.store(false, Ordering::Release);
+    let is_loaded = matches!(loaded, Some(Ok(())));
+    if is_loaded {
+        v.attention.fetch_or(attention::PDPTES, Ordering::SeqCst);
+    }
+    v.initialised.release(is_loaded);
+    if !is_loaded {
         return Err(Errno::EINVAL);
     }
-    v.attention.fetch_or(attention::PDPTES, Ordering::SeqCst);
     OK
 }
 

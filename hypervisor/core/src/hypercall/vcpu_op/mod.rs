@@ -43,7 +43,7 @@ fn target<M: Machine>(c: &Ctx<'_, M>, id: u64) -> Result<Arc<Vcpu<M>>, Errno> {
 
 fn up<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 3]) -> OpResult {
     let v = target(c, a[0])?;
-    if !v.is_initialised.load(Ordering::Acquire) {
+    if !v.initialised.get() {
         return Err(Errno::EINVAL);
     }
     v.up(c.hv);

@@ -5,16 +5,20 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use malice::Rng;
 use xen_abi::domctl::*;
 use xen_abi::event_channel as e;
+use xen_abi::hvm_vcpu::*;
 use xen_abi::memory::{XENMEM_claim_pages, XenMemoryReservation};
 use xen_abi::platform::*;
 use xen_abi::sched::*;
+use xen_abi::vcpu::{VCPUOP_initialise, VCPUOP_up};
 use xen_abi::xen as n;
 use xen_abi::{DomId, Errno, EvtchnPort, Gfn, Handle, Maddr, Union, VcpuId};
 
 use super::{World, createdomain};
 use crate::domain::physmap::Changes;
-use crate::domain::vcpu::attention;
+use crate::domain::vcpu::{attention, stop};
 use crate::hvm::backend::{HvmBackend, Reg};
+use crate::hvm::intr::{Bus, reset_state};
+use crate::hvm::vlapic::message::{ApicBus, Signal};
 use crate::hypercall::Flow;
 use crate::machine::{FrameMem, Machine};
 use crate::mm::{AllocArgs, FrameInfo};
@@ -319,5 +323,59 @@ fn an_extent_that_finds_no_place_takes_back_only_what_is_still_there() {
         drop(d);
         w.destroy(id);
         assert_eq!(w.counts(), before);
+    });
+}
+
+#[test]
+fn a_vcpu_runs_only_with_a_state_that_nobody_takes_back() {
+    /// No CPU has this bit of CR4.
+    const RESERVED: u64 = 1 << 30;
+    let w = World::with_frames(FRAMES, 2, 3);
+    let initialise = move |w: &World, vcpu: u32, cr4: u64| {
+        let mut regs = VcpuHvmX86_64::new_zeroed();
+        (regs.cr0, regs.cr4, regs.efer) = (0x8000_0011, 0x20 | cr4, 0x500);
+        let context = VcpuHvmContext {
+            mode: VCPU_HVM_MODE_64B,
+            pad: 0,
+            cpu_regs: Union::new(&regs),
+        };
+        w.poke(DOM0, arg(vcpu), &context);
+        let op = [VCPUOP_initialise.into(), 1, arg(vcpu)];
+        call(w, vcpu, n::__HYPERVISOR_vcpu_op, op)
+    };
+    explore(2000, move |seed| {
+        w.running(0, 0);
+        w.running(2, 1);
+        let (v, d) = (w.vcpu(1), w.dom0());
+        v.not_runnable.store(stop::DOWN, Relaxed);
+        v.attention.store(0, Relaxed);
+        v.sipi.store(0, Relaxed);
+        assert!(v.initialised.hold());
+        if let Some(hw) = v.hw.lock().as_mut() {
+            reset_state(w.hv.machine.hvm(), hw);
+        }
+        v.initialised.release(false);
+        let is_bad = seed.is_multiple_of(2);
+        together([
+            Box::new(|| {
+                let refusal = if is_bad { Errno::EINVAL } else { Errno::EEXIST };
+                match initialise(&w, 0, if is_bad { RESERVED } else { 0 }) {
+                    Ok(done) => assert_eq!((is_bad, done), (false, Flow::Done(0))),
+                    Err(e) => assert!(e == refusal || e == Errno::EEXIST),
+                }
+            }) as Task<'_>,
+            Box::new(|| Bus { hv: &w.hv, d: &d }.signal(VcpuId(1), Signal::Startup { page: 1 })),
+            Box::new(|| {
+                let up = [VCPUOP_up.into(), 1, 0];
+                let _ = call(&w, 2, n::__HYPERVISOR_vcpu_op, up);
+            }),
+        ]);
+        if !v.is_down() {
+            assert!(v.initialised.get(), "it runs, and has no state");
+        }
+        // Without paging it finds its argument.
+        if !v.is_down() && is_bad {
+            assert_eq!(initialise(&w, 1, 0), Err(Errno::EEXIST), "its own");
+        }
     });
 }

@@ -127,6 +127,7 @@ fn a_guest_starts_its_own_vcpus() {
     (bad.cr0, bad.efer) = (0x8000_0011, 0x500);
     assert_eq!(start(1, &bad), Err(Errno::EINVAL), "long mode needs PAE");
     assert_eq!(start(5, &regs), Err(Errno::ENOENT));
+    assert_eq!(start(0, &regs), Err(Errno::EEXIST), "the caller itself");
     assert_eq!(start(1, &regs), Ok(0));
     assert_eq!(start(1, &regs), Err(Errno::EEXIST));
     let v = w.dom(id).vcpu(VcpuId(1)).unwrap().clone();

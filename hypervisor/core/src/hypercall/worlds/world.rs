@@ -238,7 +238,7 @@ impl World {
     /// Makes a vCPU of domain 0's execute on a CPU.
     pub(super) fn running(&self, id: u32, cpu: u32) {
         let v = self.vcpu(id);
-        v.is_initialised.store(true, Ordering::SeqCst);
+        v.initialised.set();
         v.not_runnable.store(0, Ordering::SeqCst);
         v.pause_count.store(0, Ordering::SeqCst);
         v.running_on.store(cpu, Ordering::SeqCst);

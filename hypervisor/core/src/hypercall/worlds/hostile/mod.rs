@@ -102,7 +102,7 @@ impl Scene {
             *id = self.w.guest_with(number, 2, PAGES);
             let d = self.w.dom(*id);
             for v in d.each_vcpu() {
-                v.is_initialised.store(true, Ordering::SeqCst);
+                v.initialised.set();
                 v.not_runnable.store(0, Ordering::SeqCst);
                 v.pause_count.store(0, Ordering::SeqCst);
                 let mut hw = v.hw.lock();
