@@ -19,6 +19,7 @@ use crate::domain::{Domain, HwVcpu, Vcpu};
 use crate::hvm::backend::HvmBackend;
 use crate::hvm::exit::{self, Next};
 use crate::hvm::intr;
+use crate::hvm::vlapic::timer::TimerCommand;
 use crate::hypervisor::{CpuState, Hypervisor, work};
 use crate::machine::Machine;
 use crate::sched::{Decision, Readiness, Request, Scheduler, UnitId};
@@ -350,10 +351,14 @@ pub(crate) fn fire<M: Machine>(hv: &Hypervisor<M>, v: &Arc<Vcpu<M>>, t: TimerId,
         TimerKind::Lapic => {
             // TSC offset 0 for all domains: the guest's TSC is ours.
             if let Some(e) = v.lapic.timer_fired(now, hv.machine.tsc()) {
+                // It has left the queue: what is there by now is what the guest has set since.
+                // Before the vCPU is told, which may set it anew on another CPU then.
+                if e.next != TimerCommand::Disarm {
+                    hv.lapic_timer(v, e.next);
+                }
                 if e.is_requested {
                     v.notify(hv, attention::LAPIC);
                 }
-                hv.lapic_timer(v, e.next);
             }
         }
         TimerKind::Poll => v.end_poll(hv),
@@ -384,8 +389,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Does what a vLAPIC asks of its timer.
-    pub fn lapic_timer(&self, v: &Vcpu<M>, c: crate::hvm::vlapic::timer::TimerCommand) {
-        use crate::hvm::vlapic::timer::TimerCommand;
+    pub fn lapic_timer(&self, v: &Vcpu<M>, c: TimerCommand) {
         let id = TimerId::new(v.unit, TimerKind::Lapic);
         match c {
             TimerCommand::Disarm => {

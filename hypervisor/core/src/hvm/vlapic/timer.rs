@@ -2,7 +2,8 @@
 //!
 //! The caller owns the real timer.  Register writes return what to arm; when it fires, the
 //! caller calls [`Vlapic::timer_fired`](super::Vlapic::timer_fired), which raises the vector
-//! and says what to arm next.  Everything here is touched by the owning CPU only.
+//! and says what to arm next.  Everything here is touched by the owning CPU only, and by the
+//! one where it fires, which does so before it tells the vCPU.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use x86_defs::apic::lvt;

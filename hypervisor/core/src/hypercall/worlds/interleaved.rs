@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use malice::Rng;
+use x86_defs::apic::{lvt, reg};
 use xen_abi::domctl::*;
 use xen_abi::event_channel as e;
 use xen_abi::hvm_vcpu::*;
@@ -11,13 +12,15 @@ use xen_abi::platform::*;
 use xen_abi::sched::*;
 use xen_abi::vcpu::{VCPUOP_initialise, VCPUOP_up};
 use xen_abi::xen as n;
-use xen_abi::{DomId, Errno, EvtchnPort, Gfn, Handle, Maddr, Union, VcpuId};
+use xen_abi::{DomId, Errno, EvtchnPort, Gfn, Handle, Maddr, Ns, PcpuId, Union, VcpuId, Vector};
+use zerocopy::FromZeros;
 
 use super::{World, createdomain};
 use crate::domain::physmap::Changes;
 use crate::domain::vcpu::{attention, stop};
 use crate::hvm::backend::{HvmBackend, Reg};
 use crate::hvm::intr::{Bus, reset_state};
+use crate::hvm::vlapic::Effect;
 use crate::hvm::vlapic::message::{ApicBus, Signal};
 use crate::hypercall::Flow;
 use crate::machine::{FrameMem, Machine};
@@ -25,7 +28,7 @@ use crate::mm::{AllocArgs, FrameInfo};
 use crate::p2m::{Leaf, P2mType};
 use crate::testing::interleave::{explore, relax, together};
 use crate::time::pvclock::WallClock;
-use zerocopy::FromZeros;
+use crate::time::timers::{TimerId, TimerKind};
 
 const DOM0: DomId = DomId(0);
 const FRAMES: u64 = 192;
@@ -377,5 +380,46 @@ fn a_vcpu_runs_only_with_a_state_that_nobody_takes_back() {
         if !v.is_down() && is_bad {
             assert_eq!(initialise(&w, 1, 0), Err(Errno::EEXIST), "its own");
         }
+    });
+}
+
+#[test]
+fn a_timer_that_is_set_again_as_soon_as_it_fired_is_not_cancelled() {
+    const TIMER: Vector = Vector(0x61);
+    let w = World::with_frames(FRAMES, 2, 1);
+    w.running(0, 1);
+    let v = w.vcpu(0);
+    let write = |w: &World, at: u16, value: u32| {
+        let v = w.vcpu(0);
+        if let Effect::Timer(t) = v.lapic.mmio_write(at, 4, value, w.hv.now()) {
+            w.hv.lapic_timer(&v, t);
+        }
+    };
+    write(&w, reg::SVR, 0x1ff);
+    write(&w, reg::LVT_TIMER, lvt::TIMER_ONESHOT | u32::from(TIMER.0));
+    explore(800, move |_| {
+        let timers = &w.hv.timers;
+        write(&w, reg::TMICT, 10);
+        w.hv.machine.advance(1_000_000);
+        let now = w.hv.now();
+        let id = timers.pop_expired(PcpuId(0), now);
+        assert_eq!(id, Some(TimerId::new(v.unit, TimerKind::Lapic)));
+        together([
+            Box::new(|| crate::run::fire(&w.hv, &v, TimerId::new(v.unit, TimerKind::Lapic), now))
+                as Task<'_>,
+            Box::new(|| {
+                // The guest's handler, on another CPU.
+                while v.attention.load(Relaxed) & attention::LAPIC == 0 {
+                    relax();
+                }
+                v.attention.fetch_and(!attention::LAPIC, Relaxed);
+                v.lapic.ack(TIMER);
+                let _ = v.lapic.eoi();
+                write(&w, reg::TMICT, 1000);
+            }),
+        ]);
+        assert_ne!(timers.next_deadline(PcpuId(0)), None::<Ns>, "cancelled");
+        write(&w, reg::TMICT, 0);
+        assert_eq!(timers.next_deadline(PcpuId(0)), None::<Ns>);
     });
 }
