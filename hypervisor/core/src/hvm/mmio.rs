@@ -36,6 +36,11 @@ pub(crate) fn fault<M: Machine>(
     let gfn = gpa.gfn();
     let mut is_hole = false;
     if let Some(m) = d.p2m.lookup(&hv.machine, gfn) {
+        // A walk reads, whatever it is for.
+        if access.exec && !access.walk && !m.t.hw_executable() {
+            // Nothing makes it executable, and its instruction is no access to a device.
+            return crash(hv, d, v, hw, "fetch from what is no RAM of its own", gpa.0);
+        }
         if !access.write || m.t.hw_writable() {
             // Another CPU has repaired it meanwhile.
             hv.machine.hvm().flush_stage2(hw);

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 
 use x86_defs::apic::reg;
-use xen_abi::{DomId, Gpa, Ns, VcpuId, Vector};
+use xen_abi::{DomId, Gfn, Gpa, Ns, VcpuId, Vector};
 
 use super::{FRAMES, World};
 use crate::domain::vcpu::attention;
@@ -12,6 +12,7 @@ use crate::hvm::backend::{Access, Event, Exit, HvmBackend, Reg, Seg, Segment};
 use crate::hvm::exit::{Next, handle};
 use crate::hvm::intr::{Bus, attend};
 use crate::machine::Machine;
+use crate::p2m::{Leaf, P2mType};
 use crate::testing::FakeVcpu;
 
 const DOM0: DomId = DomId(0);
@@ -106,6 +107,43 @@ fn an_exception_during_delivery_combines() {
     (hw.injected, hw.interrupted) = (None, None);
     attend(&w.hv, &d, &v, &mut hw);
     assert_eq!(hw.injected, Some(Event::Interrupt(0x61)));
+}
+
+#[test]
+fn a_fetch_from_a_granted_page_ends_the_domain() {
+    const GRANTED: Gfn = Gfn(0x500);
+    let w = World::new();
+    let id = w.guest(1, 8);
+    let d = w.dom(id);
+    let v = d.vcpu(VcpuId(0)).expect("made").clone();
+    let mut hw = v.hw.lock().take().expect("at rest");
+    let own = d.p2m.lookup(&w.hv.machine, Gfn(0)).expect("RAM").mfn;
+    let src = w.hv.mm.xen(&w.hv.machine);
+    let leaf = Leaf::new(own, P2mType::GrantRw);
+    let set = d.p2m.set_entry(&w.hv.machine, &src, GRANTED, leaf);
+    assert!(set.is_ok());
+    let mut fault = |exec, walk| {
+        let access = Access {
+            exec,
+            walk,
+            present: true,
+            write: false,
+        };
+        let exit = Exit::Stage2 {
+            gpa: GRANTED.gpa(),
+            gla: None,
+            access,
+        };
+        handle(&w.hv, &d, &v, &mut hw, exit)
+    };
+    assert_eq!(fault(false, false), Next::Resume, "repaired meanwhile");
+    assert_eq!(
+        fault(true, true),
+        Next::Resume,
+        "its page tables may be there"
+    );
+    assert_eq!(fault(true, false), Next::Stop);
+    assert!(d.is_stopped());
 }
 
 #[test]
