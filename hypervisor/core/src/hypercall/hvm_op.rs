@@ -11,6 +11,8 @@ use xen_abi::sched::SHUTDOWN_MAX;
 use super::{Ctx, OK, OpResult, ops};
 use crate::access::{Granted, Hook, Target};
 use crate::domain::Domain;
+use crate::domain::vcpu::attention;
+use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 
 ops! { "hvm_op":
@@ -47,7 +49,7 @@ fn set_param<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) ->
     *slot = p.value;
     drop(params);
     if p.index == HVM_PARAM_CALLBACK_IRQ {
-        set_callback(d, p.value);
+        set_callback(c.hv, d, p.value);
     }
     OK
 }
@@ -118,14 +120,25 @@ fn check_value(index: u32, value: u64) -> Result<(), Errno> {
     if is_valid { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
-fn set_callback<M: Machine>(d: &Domain<M>, value: u64) {
+fn set_callback<M: Machine>(hv: &Hypervisor<M>, d: &Domain<M>, value: u64) {
     let vector = match value >> 56 {
         t if t == u64::from(HVM_PARAM_CALLBACK_TYPE_VECTOR) && value & 0xff >= 16 => {
             value as u32 & 0xff
         }
         _ => 0,
     };
-    d.callback_vector.store(vector, Ordering::Release);
+    // In order before the look at what is pending: who raises that finds the vector, or is found.
+    d.callback_vector.store(vector, Ordering::SeqCst);
+    if vector == 0 {
+        return;
+    }
+    // An event that came before the vector was known must not be lost.
+    for v in d.each_vcpu() {
+        let has_own = v.upcall_vector.load(Ordering::Relaxed) != 0;
+        if !has_own && d.evtchn.upcall_pending(&hv.machine, v.id, false) {
+            v.notify(hv, attention::UPCALL);
+        }
+    }
 }
 
 fn get_param<M: Machine>(c: &mut Ctx<'_, M>, g: Granted<Target>, a: [u64; 3]) -> OpResult {

@@ -2,6 +2,8 @@
 
 use core::sync::atomic::Ordering;
 
+use xen_abi::hvm_op::{HVMOP_set_param, XenHvmParam};
+use xen_abi::hvm_params::HVM_PARAM_CALLBACK_IRQ;
 use xen_abi::vcpu::{VCPUOP_down, VCPUOP_is_up};
 use xen_abi::xen::__HYPERVISOR_vcpu_op;
 use xen_abi::{DomId, Gfn, Gpa, VcpuId, Vector};
@@ -9,7 +11,7 @@ use xen_abi::{DomId, Gfn, Gpa, VcpuId, Vector};
 use super::world::OWNED;
 use super::{ARG, FRAMES, World};
 use crate::domain::vcpu::{attention, stop};
-use crate::hvm::backend::{HvmBackend, Seg};
+use crate::hvm::backend::{Event, HvmBackend, Reg, Seg};
 use crate::hvm::intr::{self, Bus};
 use crate::hvm::vlapic::message::{ApicBus, Signal};
 use crate::machine::{FrameMem, Machine};
@@ -89,6 +91,45 @@ fn an_event_for_a_poll_that_timed_out_does_not_end_a_halt() {
     let nr = xen_abi::xen::__HYPERVISOR_event_channel_op;
     w.call(DOM0, nr, [op, ARG, 0]).expect("sent");
     assert!(!v.is_runnable(), "masked, and nobody polls");
+}
+
+#[test]
+fn an_event_before_the_callback_is_known_is_not_lost() {
+    let w = World::sized(2, 1);
+    w.running(0, 0);
+    let (v, d) = (w.vcpu(0), w.dom0());
+    let attend = || {
+        let mut hw = v.hw.lock();
+        let hw = hw.as_mut().expect("at rest");
+        w.hv.machine.hvm().set(hw, Reg::Rflags, 1 << 9);
+        assert_eq!(intr::attend(&w.hv, &d, &v, hw), None);
+        hw.injected.take()
+    };
+    let set = |value| {
+        let mut p = XenHvmParam {
+            domid: DomId::SELF,
+            pad: 0,
+            index: HVM_PARAM_CALLBACK_IRQ,
+            value,
+        };
+        let nr = xen_abi::xen::__HYPERVISOR_hvm_op;
+        assert_eq!(w.with(DOM0, nr, HVMOP_set_param, &mut p), Ok(0));
+    };
+    set(2 << 56 | 0xf3);
+    assert_eq!(attend(), None, "nothing is pending");
+    set(0);
+    let bind = d.evtchn.bind_ipi(&w.hv.machine, VcpuId(0)).expect("free");
+    w.poke(
+        DOM0,
+        ARG,
+        &xen_abi::event_channel::EvtchnSend { port: bind },
+    );
+    let op = xen_abi::event_channel::EVTCHNOP_send.into();
+    let nr = xen_abi::xen::__HYPERVISOR_event_channel_op;
+    w.call(DOM0, nr, [op, ARG, 0]).expect("sent");
+    assert_eq!(attend(), None, "no vector");
+    set(2 << 56 | 0xf3);
+    assert_eq!(attend(), Some(Event::Interrupt(0xf3)));
 }
 
 #[test]
