@@ -310,6 +310,9 @@ pub trait HvmBackend: Sized + Send + Sync + 'static {
     fn interrupted(&self, v: &Self::Vcpu) -> Option<Event>;
     /// Delivers `e` at the next entry. At most one is pending.
     fn inject(&self, v: &mut Self::Vcpu, e: Event);
+    /// Forgets what waits for the next entry, what the last exit interrupted, the shadow of STI or
+    /// MOV SS, that NMIs are blocked, and the windows, as INIT does.
+    fn reset_events(&self, v: &mut Self::Vcpu);
     /// Whether an event waits for the next entry.
     fn has_injection(&self, v: &Self::Vcpu) -> bool;
     /// RFLAGS.IF is set, no STI or MOV SS shadow, no injection pending.

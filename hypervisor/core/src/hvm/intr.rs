@@ -22,7 +22,7 @@ pub(crate) fn attend<M: Machine>(
     v: &Arc<Vcpu<M>>,
     hw: &mut HwVcpu<M>,
 ) -> Option<Next> {
-    let a = v.attention.load(Ordering::SeqCst);
+    let mut a = v.attention.load(Ordering::SeqCst);
     if a & attention::STOP != 0 {
         v.attention.fetch_and(!attention::STOP, Ordering::SeqCst);
         if !v.is_runnable() {
@@ -34,6 +34,8 @@ pub(crate) fn attend<M: Machine>(
         if let Some(next) = start_up(hv, v, hw) {
             return Some(next);
         }
+        // INIT has taken some of it away.
+        a = v.attention.load(Ordering::SeqCst);
     }
     if a & attention::FLUSH != 0 {
         v.attention.fetch_and(!attention::FLUSH, Ordering::SeqCst);
@@ -159,6 +161,7 @@ fn start_up<M: Machine>(hv: &Hypervisor<M>, v: &Vcpu<M>, hw: &mut HwVcpu<M>) -> 
 
 /// The architectural state after INIT (SDM volume 3, table 10-1).
 pub(crate) fn reset_state<B: HvmBackend>(hvm: &B, hw: &mut B::Vcpu) {
+    hvm.reset_events(hw);
     *B::regs_mut(hw) = super::backend::GuestRegs {
         rdx: 0x600,
         ..Default::default()

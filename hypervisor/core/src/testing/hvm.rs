@@ -113,6 +113,10 @@ impl HvmBackend for FakeHvm {
     fn inject(&self, v: &mut FakeVcpu, e: Event) {
         v.injected = Some(e);
     }
+    fn reset_events(&self, v: &mut FakeVcpu) {
+        (v.injected, v.interrupted, v.offered) = (None, None, None);
+        (v.wants_window, v.tpr_window) = (false, 0);
+    }
     fn has_injection(&self, v: &FakeVcpu) -> bool {
         v.injected.is_some()
     }

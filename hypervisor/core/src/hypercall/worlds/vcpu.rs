@@ -155,6 +155,27 @@ fn a_startup_ipi_right_behind_init_is_not_lost() {
 }
 
 #[test]
+fn a_start_up_leaves_no_event_behind() {
+    let w = World::sized(2, 2);
+    w.running(1, 1);
+    let (v, d) = (w.vcpu(1), w.dom0());
+    let mut hw = v.hw.lock().take().unwrap();
+    // An error code, without protected mode, is refused at the entry.
+    hw.injected = Some(Event::Exception {
+        vector: 13,
+        error: Some(0),
+    });
+    (hw.interrupted, hw.wants_window, hw.tpr_window) = (hw.injected, true, 6);
+    let bus = Bus { hv: &w.hv, d: &d };
+    bus.signal(VcpuId(1), Signal::Nmi);
+    bus.signal(VcpuId(1), Signal::Init);
+    bus.signal(VcpuId(1), Signal::Startup { page: 0x9a });
+    assert_eq!(intr::attend(&w.hv, &d, &v, &mut hw), None);
+    assert_eq!((hw.injected, hw.interrupted), (None, None));
+    assert_eq!((hw.wants_window, hw.tpr_window), (false, 0));
+}
+
+#[test]
 fn an_interrupt_on_loan_is_taken_once_and_no_request_is_lost() {
     const VECTOR: Vector = Vector(0x61);
     let w = World::sized(2, 1);

@@ -133,6 +133,14 @@ fn intercept_iret(vmcb: &mut Vmcb, on: bool) {
     vmcb.control.clean &= !clean::INTERCEPTS;
 }
 
+fn forget_events(vmcb: &mut Vmcb) {
+    let control = &mut vmcb.control;
+    (control.event_inj, control.exit_int_info) = (0, 0);
+    control.interrupt_shadow = 0;
+    set_window(vmcb, 0);
+    intercept_iret(vmcb, false);
+}
+
 impl SvmVcpu {
     /// After an exit with an offer, or one that interrupted the delivery of an event.
     #[cold]
@@ -167,6 +175,14 @@ impl SvmVcpu {
             self.nmi = NmiState::Blocked;
             intercept_iret(self.vmcb_mut(), true);
         }
+    }
+
+    /// Nothing waits, is blocked or is asked for.
+    pub(super) fn reset_events(&mut self) {
+        (self.offered, self.loan, self.nmi) = (None, Loan::None, NmiState::Open);
+        (self.wants_window, self.wants_nmi_window) = (false, false);
+        self.wants_tpr_window = 0;
+        forget_events(self.vmcb_mut());
     }
 
     #[cold]

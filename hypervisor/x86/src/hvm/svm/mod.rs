@@ -242,6 +242,10 @@ impl HvmBackend for Svm {
         v.queue(e);
     }
 
+    fn reset_events(&self, v: &mut SvmVcpu) {
+        v.reset_events();
+    }
+
     #[inline]
     fn has_injection(&self, v: &SvmVcpu) -> bool {
         v.offered.is_some() || v.vmcb().control.event_inj & event::VALID != 0

@@ -105,6 +105,21 @@ impl VmxVcpu {
         self.has_injection = true;
     }
 
+    /// Nothing waits, is blocked or is asked for.
+    pub(super) fn reset_events(&mut self) {
+        (self.has_injection, self.interrupted) = (false, None);
+        for at in [
+            field::ENTRY_INTERRUPTION_INFO,
+            field::GUEST_INTERRUPTIBILITY,
+            field::GUEST_PENDING_DEBUG,
+        ] {
+            vmwrite(at, 0);
+        }
+        self.want_window(false);
+        self.want_nmi_window(false);
+        self.set_tpr_threshold(0);
+    }
+
     pub(super) fn takes_interrupts(&self) -> bool {
         !self.has_injection
             && vmread(field::GUEST_RFLAGS) & RFLAGS_IF != 0

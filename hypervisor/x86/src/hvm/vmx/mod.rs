@@ -288,6 +288,11 @@ impl HvmBackend for Vmx {
         v.queue(e);
     }
 
+    fn reset_events(&self, v: &mut VmxVcpu) {
+        let _current = self.current(v);
+        v.reset_events();
+    }
+
     #[inline]
     fn has_injection(&self, v: &VmxVcpu) -> bool {
         v.has_injection
