@@ -5,13 +5,15 @@
 //! CPU, or one that was dropped to flush, is never used again, so that stale translations
 //! cannot be reached.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Tags of one CPU. Only that CPU touches it, so that relaxed loads and stores are enough.
 #[derive(Debug)]
 pub(crate) struct TagPool {
     generation: AtomicU64,
     next: AtomicU32,
+    /// The vCPU that was to flush all tags left without an entry.
+    owes_flush: AtomicBool,
 }
 
 /// A tag that a vCPU holds.
@@ -36,7 +38,20 @@ impl TagPool {
         Self {
             generation: AtomicU64::new(1),
             next: AtomicU32::new(1),
+            owes_flush: AtomicBool::new(false),
         }
+    }
+
+    /// What the vCPU that leaves this CPU owes: a flush of all tags that it did not enter with.
+    #[inline]
+    pub(crate) fn leave_flush(&self, owes: bool) {
+        self.owes_flush.store(owes, Ordering::Relaxed);
+    }
+
+    /// Whether the vCPU that comes must flush all tags, for one that left.
+    #[inline]
+    pub(crate) fn inherits_flush(&self) -> bool {
+        self.owes_flush.load(Ordering::Relaxed)
     }
 
     /// Whether `tag`, handed out by this pool, still holds.

@@ -145,6 +145,7 @@ impl HvmBackend for Svm {
             v.asid = Tag::NONE;
             v.vmcb_mut().control.clean = 0;
         }
+        Self::arrive(v, cpu);
         if !cpu.asids.is_current(v.asid) {
             self.renew_asid(v, cpu);
         }
@@ -167,6 +168,7 @@ impl HvmBackend for Svm {
             control.intercept_dr = ALL_DEBUG_REGISTERS;
             control.clean &= !clean::INTERCEPTS;
         }
+        Self::leave(v, self.cpu());
         v.is_loaded = false;
     }
 
