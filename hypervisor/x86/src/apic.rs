@@ -3,7 +3,9 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use spin::Once;
+use xen_abi::Ns;
 
+use crate::clock;
 use crate::cpu::{self, msr};
 
 /// Faults of devices, from remapping units.
@@ -44,8 +46,8 @@ static DEADLINE: AtomicBool = AtomicBool::new(false);
 static MMIO: Once<usize> = Once::new();
 /// See [`insist`].
 static INSISTS: AtomicBool = AtomicBool::new(false);
-/// Timer ticks per 2^20 ns (divide by 1).
-static TICKS_PER_2_20_NS: AtomicU64 = AtomicU64::new(0);
+/// Timer ticks per 2^32 ns (divide by 1), rounded up.
+static TICKS_PER_2_32_NS: AtomicU64 = AtomicU64::new(0);
 static BSP_ID: AtomicU32 = AtomicU32::new(0);
 
 #[inline]
@@ -192,16 +194,13 @@ pub fn calibrate(rate: impl FnOnce(&mut dyn FnMut() -> u64) -> u64) {
     write(REG_INIT_COUNT, u32::MAX);
     let hz = rate(&mut || u64::from(u32::MAX - read(REG_CUR_COUNT)));
     write(REG_INIT_COUNT, 0);
-    TICKS_PER_2_20_NS.store(
-        ((u128::from(hz) << 20) / 1_000_000_000) as u64,
-        Ordering::Relaxed,
-    );
+    TICKS_PER_2_32_NS.store(ticks_per_2_32_ns(hz), Ordering::Relaxed);
 }
 
 /// Ticks per second of the timer.
 #[must_use]
 pub fn timer_hz() -> u64 {
-    ((u128::from(TICKS_PER_2_20_NS.load(Ordering::Relaxed)) * 1_000_000_000) >> 20) as u64
+    ((u128::from(TICKS_PER_2_32_NS.load(Ordering::Relaxed)) * 1_000_000_000) >> 32) as u64
 }
 
 /// For hardware where an interrupt can get stuck until the APIC has another one: from the next
@@ -241,22 +240,59 @@ pub fn enable_timer() {
     write(REG_LVT_TIMER, mode | u32::from(VECTOR_TIMER));
 }
 
-/// Fires the timer in `ns`, at TSC value `tsc` in deadline mode; `None` stops it.
+fn ticks_per_2_32_ns(hz: u64) -> u64 {
+    (u128::from(hz) << 32).div_ceil(1_000_000_000) as u64
+}
+
+/// Initial count after which `ns` have passed; the longest there is, for what does not fit.
 #[inline]
-pub fn arm(deadline: Option<(u64, u64)>) {
+fn count_of(ns: u64, ticks_per_2_32_ns: u64) -> u32 {
+    let ticks = (u128::from(ns) * u128::from(ticks_per_2_32_ns)) >> 32;
+    // Rounded up: an early timer costs a second interrupt.
+    u32::try_from(ticks + 1).unwrap_or(u32::MAX)
+}
+
+/// Fires this CPU's timer when system time reaches `deadline`; `None` stops it.
+#[inline]
+pub fn arm(deadline: Option<Ns>) {
     if DEADLINE.load(Ordering::Relaxed) {
-        cpu::wrmsr(msr::TSC_DEADLINE, deadline.map_or(0, |(_, tsc)| tsc.max(1)));
+        cpu::wrmsr(
+            msr::TSC_DEADLINE,
+            deadline.map_or(0, |at| clock::tsc_of(at.0).max(1)),
+        );
     } else {
-        let count = deadline.map_or(0, |(ns, _)| {
+        let count = deadline.map_or(0, |at| {
+            let ns = at.0.saturating_sub(clock::now());
             let ns = if INSISTS.load(Ordering::Relaxed) {
                 ns.max(SHORTEST)
             } else {
                 ns
             };
-            let t = ((u128::from(ns) * u128::from(TICKS_PER_2_20_NS.load(Ordering::Relaxed))) >> 20)
-                as u64;
-            u32::try_from(t).unwrap_or(u32::MAX).max(1)
+            count_of(ns, TICKS_PER_2_32_NS.load(Ordering::Relaxed))
         });
         write(REG_INIT_COUNT, count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn counts_are_never_zero_and_never_too_long() {
+        let rate = ticks_per_2_32_ns(1_000_000_000);
+        assert_eq!(count_of(0, rate), 1, "0 would stop the timer");
+        assert_eq!(count_of(u64::MAX, rate), u32::MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn a_count_is_not_early(hz in 1_000_000u64..=4_000_000_000, ns in 0..1_000_000_000u64) {
+            let count = u128::from(count_of(ns, ticks_per_2_32_ns(hz)));
+            let exact = (u128::from(ns) * u128::from(hz)).div_ceil(1_000_000_000);
+            prop_assert!((exact..=exact + 2).contains(&count), "{count} for {exact}");
+        }
     }
 }

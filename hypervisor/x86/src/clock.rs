@@ -1,15 +1,18 @@
-//! The TSC as time base: calibration against HPET, PM timer or PIT, and conversion.
+//! The TSC as time base: calibration against HPET, PM timer or PIT, and the one clock made of it.
+//!
+//! Until it is measured a tick counts as a nanosecond.
 
 use core::sync::atomic::{AtomicU64, Ordering};
+
+use radon_core::time::scale::TscClock;
+use spin::Once;
+use xen_abi::Ns;
 
 use crate::calibrate::{Counter, measure};
 use crate::cpu;
 
-/// TSC ticks per second.
-static TSC_HZ: AtomicU64 = AtomicU64::new(0);
-/// ns = (tsc * NS_MUL) >> 32, after a shift that keeps NS_MUL in 32..64 bits of precision.
-static NS_MUL: AtomicU64 = AtomicU64::new(0);
-static TSC_MUL: AtomicU64 = AtomicU64::new(0);
+/// The clock of the host and of its guests, once the TSC is measured.
+static CLOCK: Once<TscClock> = Once::new();
 static BOOT_TSC: AtomicU64 = AtomicU64::new(0);
 
 /// A counter that runs at a known rate.
@@ -124,24 +127,25 @@ pub fn calibrate(r: Reference, ns: u64) -> u64 {
     doubt
 }
 
-/// Sets the frequency, measured or told by CPUID.
-pub fn set_hz(hz: u64) {
-    let hz = hz.max(1_000_000);
-    TSC_HZ.store(hz, Ordering::Relaxed);
-    NS_MUL.store(
-        ((1_000_000_000u128 << 32) / u128::from(hz)) as u64,
-        Ordering::Relaxed,
-    );
-    TSC_MUL.store(
-        ((u128::from(hz) << 32) / 1_000_000_000) as u64,
-        Ordering::Relaxed,
-    );
+/// Sets the frequency, for good.
+fn set_hz(hz: u64) {
+    // What `TscClock` can express, and any CPU has.
+    if let Some(clock) = TscClock::new(hz.clamp(1_000_000, 1 << 40), boot_tsc()) {
+        CLOCK.call_once(|| clock);
+    }
+}
+
+/// The clock of the host; `None` before [`calibrate`].
+#[inline]
+#[must_use]
+pub fn tsc_clock() -> Option<&'static TscClock> {
+    CLOCK.get()
 }
 
 /// TSC ticks per second.
 #[must_use]
 pub fn hz() -> u64 {
-    TSC_HZ.load(Ordering::Relaxed)
+    tsc_clock().map_or(1_000_000_000, TscClock::hz)
 }
 
 /// TSC value at system time 0.
@@ -154,19 +158,20 @@ pub fn boot_tsc() -> u64 {
 #[inline]
 #[must_use]
 pub fn ns_of(tsc: u64) -> u64 {
-    let d = tsc.wrapping_sub(BOOT_TSC.load(Ordering::Relaxed));
-    ((u128::from(d) * u128::from(NS_MUL.load(Ordering::Relaxed))) >> 32) as u64
+    match tsc_clock() {
+        Some(clock) => clock.at(tsc).0,
+        None => tsc.saturating_sub(boot_tsc()),
+    }
 }
 
-/// TSC value at a system time.
+/// TSC value at which a system time, even one centuries away, has come.
 #[inline]
 #[must_use]
 pub fn tsc_of(ns: u64) -> u64 {
-    // A guest's deadline may be centuries away: it must not come round to the past.
-    let ticks = (u128::from(ns) * u128::from(TSC_MUL.load(Ordering::Relaxed))) >> 32;
-    BOOT_TSC
-        .load(Ordering::Relaxed)
-        .saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX))
+    match tsc_clock() {
+        Some(clock) => clock.tsc_at(Ns(ns)),
+        None => boot_tsc().saturating_add(ns),
+    }
 }
 
 /// System time in ns.
@@ -258,14 +263,27 @@ pub fn unix_time(year: u64, month: u64, day: u64, h: u64, m: u64, s: u64) -> u64
 
 #[cfg(test)]
 mod tests {
-    use super::unix_time;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Ten years.
+    const UPTIME: u64 = 315_576_000_000_000_000;
 
     #[test]
     fn far_deadlines_stay_in_the_future() {
-        super::set_hz(2_400_000_000);
-        assert_eq!(super::tsc_of(1000), 2399);
-        assert_eq!(super::tsc_of(u64::MAX), u64::MAX);
-        assert_eq!(super::tsc_of(u64::MAX / 2), u64::MAX);
+        set_hz(2_400_000_000);
+        assert_eq!(tsc_of(u64::MAX), u64::MAX);
+        assert_eq!(tsc_of(u64::MAX / 2), u64::MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn a_deadline_has_come_when_the_counter_says_so(ns in 0..UPTIME) {
+            set_hz(2_400_000_000);
+            let late = ns_of(tsc_of(ns)).checked_sub(ns).expect("not early");
+            prop_assert!(late < 1000, "{late} ns late");
+        }
     }
 
     #[test]

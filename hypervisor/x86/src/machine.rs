@@ -96,7 +96,7 @@ impl<B: HvmBackend> Clock for X86<B> {
     }
     #[inline]
     fn set_deadline(&self, deadline: Option<Ns>) {
-        apic::arm(deadline.map(|d| (d.0.saturating_sub(clock::now()), clock::tsc_of(d.0))));
+        apic::arm(deadline);
     }
 }
 

@@ -128,7 +128,6 @@ fn read_options(line: &'static str, info: &BootInfo<'_>) -> cmdline::Options<'st
 /// Everything that is needed of the loader's information.
 pub(super) fn load(magic: u32, info: u32) -> (Loaded, Carver<'static>) {
     clock::start();
-    clock::set_hz(1_000_000_000);
     console::init();
     let (info, place) = boot_info(magic, info);
     let map: &'static Ranges = MAP.call_once(|| Ranges::from_firmware(info.memory.iter()));

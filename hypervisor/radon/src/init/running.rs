@@ -24,7 +24,6 @@ use radon_core::sched::dense::IdPool;
 use radon_core::sched::{CpuTopology, Sched, Scheduler};
 use radon_core::sync::{Lock, Rank};
 use radon_core::time::pvclock::WallClock;
-use radon_core::time::scale::TscClock;
 use radon_core::time::timers::Timers;
 use radon_x86::hvm::svm::Svm;
 use radon_x86::hvm::vmx::Vmx;
@@ -193,8 +192,7 @@ fn ram_frames(map: &Ranges) -> Vec<Range<u64>> {
 /// The root value.
 fn hypervisor<B: Backend>(boot: Boot, backend: B, cpus: u32) -> (Hypervisor<X86<B>>, dom0::Parts) {
     let now = Ns(clock::now());
-    let clock = TscClock::new(clock::hz(), clock::boot_tsc())
-        .unwrap_or_else(|| panic!("TSC of {} Hz", clock::hz()));
+    let clock = *clock::tsc_clock().unwrap_or_else(|| panic!("the TSC was not measured"));
     let wallclock = WallClock::from_settime(clock::cmos_time(), 0, now).unwrap_or_default();
     console::set_wall_clock(wallclock);
     let vectors = Vectors::default();
