@@ -5,7 +5,7 @@
 
 use radon_core::hvm::backend::{Access, Event, Exit, IoExit};
 use x86_defs::msr;
-use x86_defs::vmcb::{clean, event, exit_code as code, ioio, npf, tlb_control};
+use x86_defs::vmcb::{event, exit_code as code, ioio, npf, tlb_control};
 use xen_abi::Gpa;
 
 use super::Svm;
@@ -156,10 +156,7 @@ impl Svm {
             }
             code::RDPMC => Some(reflect(v, VECTOR_GP, Some(0))),
             code::READ_DR0..=code::WRITE_DR15 => {
-                v.debug.take();
-                let control = &mut v.vmcb_mut().control;
-                control.intercept_dr = 0;
-                control.clean &= !clean::INTERCEPTS;
+                v.give_debug_registers();
                 None
             }
             code::EXCP_FIRST..=code::EXCP_LAST => Some(Exit::Exception {

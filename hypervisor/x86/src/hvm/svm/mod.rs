@@ -154,6 +154,9 @@ impl HvmBackend for Svm {
         if self.caps.tsc_aux {
             host::wrmsr(msr::TSC_AUX, v.tsc_aux);
         }
+        if v.debug.is_wanting() {
+            v.give_debug_registers();
+        }
         v.is_loaded = true;
     }
 
@@ -163,7 +166,8 @@ impl HvmBackend for Svm {
             v.tsc_aux = host::rdmsr(msr::TSC_AUX);
         }
         if v.debug.is_live() {
-            v.debug.put();
+            let dr7 = v.vmcb().save.dr7;
+            v.debug.put(dr7);
             let control = &mut v.vmcb_mut().control;
             control.intercept_dr = ALL_DEBUG_REGISTERS;
             control.clean &= !clean::INTERCEPTS;

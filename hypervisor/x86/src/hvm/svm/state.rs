@@ -114,7 +114,13 @@ impl Svm {
             Reg::Cr4 => (save.cr4, dirty) = (val, clean::CRX),
             Reg::Efer => (save.efer, dirty) = (val | efer::SVME, clean::CRX),
             Reg::Dr6 => (save.dr6, dirty) = (val, clean::DRX),
-            Reg::Dr7 => (save.dr7, dirty) = (val, clean::DRX),
+            Reg::Dr7 => {
+                (save.dr7, dirty) = (val, clean::DRX);
+                v.debug.note_dr7(val);
+                if v.is_loaded && v.debug.is_wanting() {
+                    v.give_debug_registers();
+                }
+            }
             Reg::Pat => (save.g_pat, dirty) = (val, clean::NP),
             Reg::Star => save.star = val,
             Reg::Lstar => save.lstar = val,

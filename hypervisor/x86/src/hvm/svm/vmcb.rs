@@ -131,6 +131,15 @@ impl SvmVcpu {
         frames.free_frames(self.mfn, 0);
     }
 
+    /// The hardware's debug registers are the guest's until it is unloaded.
+    #[cold]
+    pub(super) fn give_debug_registers(&mut self) {
+        self.debug.take();
+        let control = &mut self.vmcb_mut().control;
+        control.intercept_dr = 0;
+        control.clean &= !clean::INTERCEPTS;
+    }
+
     /// The control block.
     #[inline]
     pub(super) fn vmcb(&self) -> &Vmcb {

@@ -6,7 +6,7 @@ use x86_defs::vmcs::{ept_violation as ept, event, field, primary, reason};
 use xen_abi::{Gla, Gpa};
 
 use super::insn::{vmread, vmwrite};
-use super::vmcs::{CR0_MASK, VmxVcpu, instruction_error, trap_debug_registers};
+use super::vmcs::{CR0_MASK, VmxVcpu, give_debug_registers, instruction_error};
 use super::{Vmx, entry, intr};
 use crate::hvm::host;
 
@@ -162,9 +162,7 @@ impl Vmx {
             }
             reason::CR_ACCESS => cr_access(v, qualification),
             reason::DR_ACCESS => {
-                v.debug.take();
-                host::set_dr6(v.dr6);
-                trap_debug_registers(v, false);
+                give_debug_registers(v);
                 None
             }
             reason::RDPMC => Some(reflect(v, VECTOR_GP, Some(0))),

@@ -197,6 +197,9 @@ impl HvmBackend for Vmx {
         self.load_lazy(v, &cpu.lazy);
         host::set_cr2(v.cr2);
         v.xstate.load(&self.caps.xstate);
+        if v.debug.is_wanting() {
+            vmcs::give_debug_registers(v);
+        }
     }
 
     fn unload(&self, v: &mut VmxVcpu) {
@@ -206,7 +209,7 @@ impl HvmBackend for Vmx {
         self.unload_lazy(v, &cpu.lazy);
         if v.debug.is_live() {
             v.dr6 = host::dr6();
-            v.debug.put();
+            v.debug.put(vmread(field::GUEST_DR7));
             vmcs::trap_debug_registers(v, true);
         }
         vmclear(v.vmcs_pa);

@@ -10,7 +10,9 @@ use x86_defs::vmcs::{SEGMENT_STRIDE, entry_ctl, field};
 
 use super::Vmx;
 use super::insn::{vmread, vmwrite};
-use super::vmcs::{CR0_MASK, CR4_MASK, CR4_VMXE, LAZY_MSRS, LAZY_TSC_AUX, VmxVcpu};
+use super::vmcs::{
+    CR0_MASK, CR4_MASK, CR4_VMXE, LAZY_MSRS, LAZY_TSC_AUX, VmxVcpu, give_debug_registers,
+};
 use crate::hvm::host;
 
 /// The bits of `ar` that VM entry lets pass.
@@ -136,6 +138,13 @@ impl Vmx {
             Reg::SpecCtrl => {
                 v.spec_ctrl = val;
                 v.switches_spec_ctrl = val != 0 && self.caps.spec_ctrl;
+            }
+            Reg::Dr7 => {
+                vmwrite(field::GUEST_DR7, val);
+                v.debug.note_dr7(val);
+                if v.is_loaded && v.debug.is_wanting() {
+                    give_debug_registers(v);
+                }
             }
             _ => {
                 if let Some(at) = plain_field(r) {

@@ -364,6 +364,14 @@ pub(super) fn trap_debug_registers(v: &mut VmxVcpu, on: bool) {
     v.set_primary(primary::MOV_DR, on);
 }
 
+/// The hardware's debug registers are the guest's until it is unloaded.
+#[cold]
+pub(super) fn give_debug_registers(v: &mut VmxVcpu) {
+    v.debug.take();
+    host::set_dr6(v.dr6);
+    trap_debug_registers(v, false);
+}
+
 /// What the last failed VMX instruction left.
 pub(super) fn instruction_error() -> u64 {
     vmread(field::INSTRUCTION_ERROR)
