@@ -250,6 +250,8 @@ pub mod event {
     pub const TYPE_EXCEPTION: u32 = 3 << 8;
     /// INTn.
     pub const TYPE_SOFT: u32 = 4 << 8;
+    /// INT1.
+    pub const TYPE_PRIVILEGED: u32 = 5 << 8;
 }
 
 /// Interruptibility state.

@@ -217,19 +217,7 @@ fn exception(v: &mut VmxVcpu, qualification: u64) -> Exit {
     let vector = (info & 0xff) as u8;
     let error = (info & event::ERROR_VALID != 0).then(|| vmread(field::EXIT_ERROR_CODE) as u32);
     match vector {
-        VECTOR_DB => {
-            // The exit came instead of the update of DR6.
-            let old = if v.debug.is_live() {
-                host::dr6()
-            } else {
-                v.dr6
-            };
-            v.dr6 = old & !DR6_B | qualification & DR6_CAUSES;
-            if v.debug.is_live() {
-                host::set_dr6(v.dr6);
-            }
-            reflect(v, vector, None)
-        }
+        VECTOR_DB => debug_exception(v, info, qualification),
         VECTOR_AC => reflect(v, vector, error),
         VECTOR_MC => {
             host::software_mce();
@@ -245,6 +233,26 @@ fn exception(v: &mut VmxVcpu, qualification: u64) -> Exit {
             info: qualification,
         },
     }
+}
+
+/// #DB: the exit came instead of the update of DR6, which INT1 does not change.
+fn debug_exception(v: &mut VmxVcpu, info: u32, qualification: u64) -> Exit {
+    if intr::is_int1(info) {
+        v.queue_int1();
+        host::interrupt_window();
+        return Exit::Interrupt;
+    }
+    let old = if v.debug.is_live() {
+        host::dr6()
+    } else {
+        v.dr6
+    };
+    v.dr6 = old & !DR6_B | qualification & DR6_CAUSES;
+    if v.debug.is_live() {
+        host::set_dr6(v.dr6);
+    }
+    VmxVcpu::keep_step();
+    reflect(v, VECTOR_DB, None)
 }
 
 /// A write that changes masked bits. For CR0 that is NE: the shadow takes the new value and

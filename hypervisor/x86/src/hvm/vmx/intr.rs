@@ -6,16 +6,24 @@
 //! - Virtual NMIs are on, so the CPU tracks NMI blocking. Two corrections are ours: an NMI
 //!   whose delivery was interrupted has set the flag already, and an IRET that faulted has
 //!   cleared it too early.
+//! - #DB exits, and goes back. INT1 is injected as what it is, so that the hardware puts rip
+//!   behind it. A single step in the shadow of STI is told to the CPU, which insists.
 
 use radon_core::hvm::backend::Event;
 use x86_defs::vmcs::{event, field, interruptibility as shadow, primary};
 
 use super::insn::{vmread, vmwrite};
 use super::vmcs::VmxVcpu;
-use crate::hvm::RFLAGS_IF;
+use crate::hvm::{RFLAGS_IF, RFLAGS_TF};
 
 const CR0_PE: u64 = 1;
 const VECTOR_DF: u32 = 8;
+/// Pending debug exceptions: a single step.
+const PENDING_STEP: u64 = 1 << 14;
+/// IA32_DEBUGCTL: TF stops at branches only.
+const DEBUGCTL_BTF: u64 = 1 << 1;
+/// INT1, whose #DB is not a hardware exception.
+const INT1: u32 = event::VALID | event::TYPE_PRIVILEGED | 1;
 
 /// Interruption information and error code for an event.
 pub(super) const fn encode(e: Event) -> (u32, u32) {
@@ -60,7 +68,42 @@ pub(super) const fn lost_nmi_blocking(exit_info: u32, vectoring: u32) -> bool {
         && exit_info & 0xff != VECTOR_DF
 }
 
+/// Whether an exit's interruption information is that of INT1.
+pub(super) const fn is_int1(exit_info: u32) -> bool {
+    exit_info & (event::VALID | event::TYPE_MASK | 0xff) == INT1
+}
+
+/// Whether VM entry wants a single step pending: in a shadow, where TF counts (SDM 27.3.1.5).
+const fn needs_step(rflags: u64, debugctl: u64, interruptibility: u64) -> bool {
+    interruptibility & (shadow::STI | shadow::MOV_SS) != 0
+        && rflags & RFLAGS_TF != 0
+        && debugctl & DEBUGCTL_BTF == 0
+}
+
 impl VmxVcpu {
+    /// Queues the INT1 that exited; its shadow, if any, ends with it.
+    pub(super) fn queue_int1(&mut self) {
+        vmwrite(
+            field::ENTRY_INSTRUCTION_LENGTH,
+            vmread(field::EXIT_INSTRUCTION_LENGTH),
+        );
+        vmwrite(field::ENTRY_INTERRUPTION_INFO, u64::from(INT1));
+        self.has_injection = true;
+        self.end_shadow();
+    }
+
+    /// After a #DB that goes back to the guest: makes its state fit for entry.
+    pub(super) fn keep_step() {
+        if needs_step(
+            vmread(field::GUEST_RFLAGS),
+            vmread(field::GUEST_DEBUGCTL),
+            vmread(field::GUEST_INTERRUPTIBILITY),
+        ) {
+            let pending = vmread(field::GUEST_PENDING_DEBUG);
+            vmwrite(field::GUEST_PENDING_DEBUG, pending | PENDING_STEP);
+        }
+    }
+
     /// Queues what the last exit interrupted. Returns the raw IDT-vectoring information.
     pub(super) fn keep_interrupted(&mut self) -> u32 {
         let info = vmread(field::IDT_VECTORING_INFO) as u32;
@@ -193,6 +236,26 @@ mod tests {
             assert_eq!(decode(event::VALID | kind << 8 | 3, 0), None);
         }
         assert_eq!(decode(0x30, 0), None);
+    }
+
+    #[test]
+    fn int1_is_not_a_hardware_exception() {
+        assert_eq!(INT1, 0x8000_0501);
+        assert!(is_int1(0x8000_0501));
+        assert!(is_int1(0x8000_1501), "with a bit that says nothing here");
+        assert!(!is_int1(0x8000_0301), "a breakpoint or a step");
+        assert!(!is_int1(0x8000_0603), "INT3");
+        assert!(!is_int1(0x501));
+    }
+
+    #[test]
+    fn a_step_in_a_shadow_is_pending() {
+        assert!(needs_step(0x302, 0, shadow::STI));
+        assert!(needs_step(0x102, 0, shadow::MOV_SS | shadow::NMI));
+        assert!(!needs_step(0x302, 0, 0));
+        assert!(!needs_step(0x302, 0, shadow::NMI));
+        assert!(!needs_step(0x202, 0, shadow::STI), "a breakpoint, no step");
+        assert!(!needs_step(0x302, 2, shadow::STI), "steps by branches");
     }
 
     #[test]
