@@ -176,7 +176,7 @@ fn set_upcall_vector<M: Machine>(c: &mut Ctx<'_, M>, _: Granted<Hook>, a: [u64; 
         return Err(Errno::EINVAL);
     }
     let v = c.d.vcpu(s.vcpu).ok_or(Errno::ENOENT)?;
-    v.upcall_vector.store(s.vector, Ordering::Release);
+    v.upcall_vector.store(s.vector, Ordering::SeqCst);
     // An event that came before the vector was known must not be lost.
     if c.d.evtchn.upcall_pending(&c.hv.machine, v.id, false) {
         c.hv.upcall(c.d, v.id);
