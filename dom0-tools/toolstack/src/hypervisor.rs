@@ -106,7 +106,7 @@ impl Hypervisor for Xen {
         hard: Option<&CpuMap>,
         soft: Option<&CpuMap>,
     ) -> Result<()> {
-        Self::set_vcpu_affinity(self, d, vcpu, hard, soft).map(drop)
+        Self::set_vcpu_affinity(self, d, vcpu, hard, soft, false).map(drop)
     }
     fn set_credit2(&self, d: DomId, weight: u16, cap: u16) -> Result<()> {
         self.set_sched_credit2(d, xen_abi::domctl::XenDomctlSchedCredit2 { weight, cap })

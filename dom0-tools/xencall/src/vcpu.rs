@@ -215,35 +215,11 @@ impl Xen {
     }
 
     /// Where a vCPU may run (`hard`) and should run (`soft`); `None` leaves one as it is.
-    /// Gives both as they then are.
+    /// Gives both as they then are. `is_forced` undoes what the guest's kernel pinned.
     ///
     /// # Errors
     /// `EINVAL` when none of the CPUs is in the domain's pool.
     pub fn set_vcpu_affinity(
-        &self,
-        domain: DomId,
-        vcpu: VcpuId,
-        hard: Option<&CpuMap>,
-        soft: Option<&CpuMap>,
-    ) -> Result<(CpuMap, CpuMap)> {
-        self.setvcpuaffinity(domain, vcpu, hard, soft, false)
-    }
-
-    /// The same, and undoes what the guest's kernel pinned.
-    ///
-    /// # Errors
-    /// `ESRCH`, `EINVAL`.
-    pub fn set_vcpu_affinity_force(
-        &self,
-        domain: DomId,
-        vcpu: VcpuId,
-        hard: Option<&CpuMap>,
-        soft: Option<&CpuMap>,
-    ) -> Result<(CpuMap, CpuMap)> {
-        self.setvcpuaffinity(domain, vcpu, hard, soft, true)
-    }
-
-    fn setvcpuaffinity(
         &self,
         domain: DomId,
         vcpu: VcpuId,

@@ -153,10 +153,7 @@ pub(crate) fn pin(context: &mut Context, words: &[String]) -> Result {
     };
     for vcpu in vcpus.map(VcpuId) {
         let (hard, soft) = (hard.as_ref(), soft.as_ref());
-        match is_forced {
-            true => xen.set_vcpu_affinity_force(d, vcpu, hard, soft)?,
-            false => xen.set_vcpu_affinity(d, vcpu, hard, soft)?,
-        };
+        xen.set_vcpu_affinity(d, vcpu, hard, soft, is_forced)?;
     }
     Ok(())
 }
